@@ -1,0 +1,1 @@
+"""Curation and encoding on Ray Data: licensed clips in, latent shards out."""

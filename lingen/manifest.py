@@ -1,0 +1,179 @@
+"""manifest.json: the one sign that an output folder is finished, and of what it was made.
+
+A job opens its output with `OutputFolder.open`, works, and publishes last. A folder therefore is either *finished*
+(manifest.json), *started* (config.json alone: the same command resumes it) or *free*. The same key (configuration and
+digests of the inputs) resumes or skips; another key is refused, so two settings never mix in one folder.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+MANIFEST = "manifest.json"
+CONFIG = "config.json"
+
+
+def to_plain(value: Any) -> Any:
+    """Dataclasses, paths, tuples and sets as JSON values; sets sorted, so that equal values hash equally."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {f.name: to_plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
+    if isinstance(value, dict):
+        return {str(k): to_plain(v) for k, v in value.items()}
+    if isinstance(value, (set, frozenset)):
+        return sorted(to_plain(v) for v in value)
+    if isinstance(value, (list, tuple)):
+        return [to_plain(v) for v in value]
+    if isinstance(value, Path):
+        return str(value)
+    return value
+
+
+def digest(value: Any) -> str:
+    """16 hex digits of the SHA-256 of a JSON-able value (dict order does not matter)."""
+    text = json.dumps(to_plain(value), sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def file_digest(path: str | Path) -> str:
+    """16 hex digits of the SHA-256 of a file's content."""
+    with open(path, "rb") as f:
+        return hashlib.file_digest(f, "sha256").hexdigest()[:16] if hasattr(hashlib, "file_digest") else _read_digest(f)
+
+
+def _read_digest(f) -> str:  # Python 3.10
+    h = hashlib.sha256()
+    while chunk := f.read(1 << 20):
+        h.update(chunk)
+    return h.hexdigest()[:16]
+
+
+def write_atomic(path: str | Path, data: bytes | str) -> None:
+    """Write a file so that a reader, or a kill at any moment, sees the old content or the new one, never half."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    fd, tmp = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(fd, "wb") as f:
+            f.write(data.encode() if isinstance(data, str) else data)
+            f.flush()
+            os.fsync(f.fileno())
+        os.chmod(tmp, 0o644)  # mkstemp's 0600 would hide outputs from colleagues
+        os.replace(tmp, path)
+    except BaseException:
+        Path(tmp).unlink(missing_ok=True)
+        raise
+
+
+def write_json(path: str | Path, value: Any) -> None:
+    write_atomic(path, json.dumps(to_plain(value), indent=2, sort_keys=True) + "\n")
+
+
+def read_json(path: str | Path) -> Any:
+    return json.loads(Path(path).read_text())
+
+
+def read_manifest(folder: str | Path) -> dict | None:
+    """The manifest of a finished output folder, or None when the folder is not finished."""
+    path = Path(folder) / MANIFEST
+    return read_json(path) if path.is_file() else None
+
+
+def require_manifest(folder: str | Path, job: str, field: str) -> dict:
+    """The manifest of a finished folder written by `job`; ValueError naming the `field` the user set otherwise."""
+    manifest = read_manifest(folder)
+    if manifest is None:
+        raise ValueError(f"{field}: {folder} has no {MANIFEST}; run jobs/{job}.py to its end first, or fix the path")
+    if manifest["job"] != job:
+        raise ValueError(f"{field}: {folder} was written by jobs/{manifest['job']}.py, not by jobs/{job}.py")
+    return manifest
+
+
+@dataclasses.dataclass(frozen=True)
+class OutputFolder:
+    """One job's output folder, claimed for one key.
+
+    Fields: path; job (name without .py); config (JSON values: all that decides the content); inputs (name -> digest).
+    """
+
+    path: Path
+    job: str
+    config: dict
+    inputs: dict
+
+    @classmethod
+    def open(cls, path, job: str, config: Any, inputs: dict, overwrite: bool = False) -> OutputFolder:
+        """Claim `path` for this job and key. `config` leaves out what does not change the content (worker counts).
+
+        Raises:
+            ValueError: the folder belongs to another job or other settings (the first difference is named), or holds
+                files that no job of ours wrote.
+        """
+        folder = cls(Path(path), job, to_plain(config), dict(inputs))
+        if folder.path.exists() and not folder.path.is_dir():
+            raise ValueError(f"--output: {path} is a file; name a folder")
+        if overwrite and (folder.path / CONFIG).is_file():
+            shutil.rmtree(folder.path)
+        claim = folder.path / CONFIG
+        if claim.is_file():
+            before = read_json(claim)
+            if before.get("key") != folder.key:
+                difference = folder._difference(before)
+                raise ValueError(
+                    f"--output: {path} holds a run with other settings ({difference}); "
+                    "choose another --output, or add --overwrite to replace it"
+                )
+        elif folder.path.exists() and any(folder.path.iterdir()):
+            raise ValueError(f"--output: {path} is not empty and was not made by this job; choose another folder")
+        else:
+            write_json(claim, {"job": job, "key": folder.key, "config": folder.config, "inputs": folder.inputs})
+        return folder
+
+    @property
+    def key(self) -> str:
+        return digest({"job": self.job, "config": self.config, "inputs": self.inputs})
+
+    @property
+    def finished(self) -> bool:
+        return read_manifest(self.path) is not None
+
+    def publish(self, outputs: dict[str, Any], started: float | None = None) -> dict:
+        """Write manifest.json, the last file of the job. `outputs`: file name -> digest, and counts worth keeping."""
+        manifest = {
+            "job": self.job,
+            "key": self.key,
+            "config": self.config,
+            "inputs": self.inputs,
+            "outputs": outputs,
+            "finished_at": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        }
+        if started is not None:
+            manifest["seconds"] = round(time.time() - started, 1)
+        write_json(self.path / MANIFEST, manifest)
+        return manifest
+
+    def _difference(self, before: dict) -> str:
+        if before.get("job") != self.job:
+            return f"made by jobs/{before.get('job')}.py"
+        for part in ("config", "inputs"):
+            name, old, new = _first_difference(before.get(part, {}), getattr(self, part))
+            if name:
+                return f"{name}: {old} there, {new} now"
+        return "unknown difference"
+
+
+def _first_difference(old: Any, new: Any, name: str = "") -> tuple[str, Any, Any]:
+    if isinstance(old, dict) and isinstance(new, dict):
+        for key in sorted(old.keys() | new.keys()):
+            found = _first_difference(old.get(key), new.get(key), f"{name}.{key}" if name else key)
+            if found[0]:
+                return found
+        return "", None, None
+    return (name, old, new) if old != new else ("", None, None)

@@ -1,0 +1,55 @@
+"""Progress of long work: a live line on a terminal, one line every 30 s elsewhere, with rate and time to go."""
+
+from __future__ import annotations
+
+import sys
+import time
+
+
+class Progress:
+    """Counts units of work and says how far it is.
+
+    Args: name; total (None when unknown); unit, as printed; done, units that an earlier run already did (they count
+    towards the total, not towards the rate).
+    """
+
+    def __init__(self, name: str, total: int | None, unit: str = "clips", done: int = 0, stream=None):
+        self.name, self.total, self.unit = name, total, unit
+        self.done = self._resumed = done
+        self._stream = stream or sys.stderr
+        self._live = self._stream.isatty()
+        self._period = 0.5 if self._live else 30.0
+        self._start = self._last = time.monotonic()
+
+    def update(self, n: int = 1, note: str = "") -> None:
+        self.done += n
+        now = time.monotonic()
+        if now - self._last >= self._period:
+            self._last = now
+            self._say(self.line(note), end="\r" if self._live else "\n")
+
+    def close(self, note: str = "") -> None:
+        """Print the closing line."""
+        self._say(self.line(note), end="\n")
+
+    def line(self, note: str = "") -> str:
+        elapsed = time.monotonic() - self._start
+        rate = (self.done - self._resumed) / elapsed if elapsed > 0 else 0.0
+        parts = [f"{self.name}: {self.done}" + (f"/{self.total}" if self.total is not None else "") + f" {self.unit}"]
+        parts.append(f"{rate:.2f} {self.unit}/s" if rate < 100 else f"{rate:.0f} {self.unit}/s")
+        parts.append(f"{clock(elapsed)} elapsed")
+        if self.total and rate > 0 and self.done < self.total:
+            parts.append(f"{clock((self.total - self.done) / rate)} to go")
+        return ", ".join(parts + ([note] if note else []))
+
+    def _say(self, text: str, end: str) -> None:
+        self._stream.write(text + ("\033[K" if self._live else "") + end)
+        self._stream.flush()
+
+
+def clock(seconds: float) -> str:
+    """Seconds as 12s, 3m05s or 2h07m."""
+    s = round(seconds)
+    if s < 60:
+        return f"{s}s"
+    return f"{s // 60}m{s % 60:02d}s" if s < 3600 else f"{s // 3600}h{s % 3600 // 60:02d}m"

@@ -1,0 +1,1 @@
+"""The workflow: recipes, stage order, Ray Train glue and MLflow tracking."""

@@ -1,0 +1,101 @@
+"""What every job does alike: read the flags, turn bad configuration into one line and exit 2, print a closing table."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import logging
+import os
+import re
+import sys
+import traceback
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TypeVar
+
+import tyro
+
+DONE, BAD_CONFIGURATION, PREEMPTED = 0, 2, 75
+
+Config = TypeVar("Config")
+
+
+class Preempted(Exception):
+    """The machine is being taken away: the state is saved, the same command goes on later."""
+
+
+def main(config_class: type[Config] | Callable[..., object], job: Callable[[Config], object] | None = None) -> None:
+    """Parse the command line into `config_class`, run `job` on it and exit: 0 done, 2 bad configuration, 75 preempted.
+
+    Without `job`, `config_class` is called with its own arguments (functions and dictionaries of subcommands).
+    """
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
+    # MLflow reports usage to its makers by default; our users did not ask for that.
+    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+    os.environ.setdefault("DO_NOT_TRACK", "true")
+    try:
+        config = parse(config_class)
+        if job is not None:
+            job(config)
+    except ValueError as error:
+        if not _raised_by_us(error):
+            raise  # a bug or a library's complaint: the traceback is worth more than one line
+        fail(str(error))
+    except Preempted as stop:
+        print(f"preempted: {stop}", file=sys.stderr)
+        sys.exit(PREEMPTED)
+    except KeyboardInterrupt:
+        print("stopped by Ctrl-C; the same command goes on from here", file=sys.stderr)
+        sys.exit(130)
+    sys.exit(DONE)
+
+
+def parse(config_class, args: Sequence[str] | None = None):
+    """tyro's parser, with its boxed errors folded to one line on stderr and exit code 2."""
+    captured = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(captured):
+            return tyro.cli(config_class, args=args)
+    except SystemExit as stop:
+        if stop.code in (0, None):
+            raise
+        fail(_one_line(captured.getvalue()))
+
+
+def fail(message: str) -> None:
+    """One line on stderr, exit 2."""
+    print("error: " + " ".join(message.split()), file=sys.stderr)
+    sys.exit(BAD_CONFIGURATION)
+
+
+def _raised_by_us(error: BaseException) -> bool:
+    """Whether the innermost frame is this project's: then the message was written for the user."""
+    frames = traceback.extract_tb(error.__traceback__)
+    root = Path(__file__).parents[1]
+    path = Path(frames[-1].filename).resolve()
+    return path.is_relative_to(root) and "site-packages" not in path.parts
+
+
+def _one_line(box: str) -> str:
+    lines = [re.sub(r"[╭╮╰╯│─]", " ", line).strip() for line in box.splitlines()]
+    text = " ".join(line for line in lines if line)
+    text = text.split("For full helptext")[0].split("Argument helptext")[0]
+    return " ".join(text.split()) + " (see --help)"
+
+
+def table(rows: Sequence[Sequence[object]], header: Sequence[str] | None = None) -> str:
+    """Rows as aligned text; numbers to the right."""
+    cells = [[f"{c:.3g}" if isinstance(c, float) else str(c) for c in row] for row in rows]
+    if header:
+        cells.insert(0, list(header))
+    if not cells:
+        return ""
+    widths = [max(len(row[i]) for row in cells) for i in range(len(cells[0]))]
+    numeric = [all(isinstance(row[i], (int, float)) for row in rows) and rows for i in range(len(widths))]
+    out = [
+        "  ".join(c.rjust(w) if right else c.ljust(w) for c, w, right in zip(row, widths, numeric)).rstrip()
+        for row in cells
+    ]
+    if header:
+        out.insert(1, "  ".join("-" * w for w in widths))
+    return "\n".join(out)

@@ -1,0 +1,62 @@
+import dataclasses
+
+import pytest
+
+from pipelines import cli
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Config:
+    """A job."""
+
+    input: str
+    """where the clips are"""
+    threshold: float = 1.0
+    """smallest score"""
+
+
+def run(monkeypatch, capsys, *args, job=lambda config: None):
+    monkeypatch.setattr("sys.argv", ["job", *args])
+    with pytest.raises(SystemExit) as stop:
+        cli.main(Config, job)
+    return stop.value.code, capsys.readouterr().err.strip()
+
+
+@pytest.mark.parametrize(
+    ("args", "named"),
+    [(["--inptu", "x"], "--inptu"), (["--input", "x", "--threshold", "lots"], "--threshold"), ([], "--input")],
+)
+def test_bad_flags_are_one_line_and_exit_2(monkeypatch, capsys, args, named):
+    code, err = run(monkeypatch, capsys, *args)
+    assert code == 2
+    assert named in err
+    assert len(err.splitlines()) == 1
+
+
+def test_user_errors_are_one_line_but_bugs_keep_their_traceback(monkeypatch, capsys):
+    def bad_setting(config):
+        raise ValueError("--input: no such folder")
+
+    code, err = run(monkeypatch, capsys, "--input", "x", job=bad_setting)
+    assert (code, err) == (2, "error: --input: no such folder")
+
+    monkeypatch.setattr("sys.argv", ["job", "--input", "x"])
+    with pytest.raises(ValueError, match="x.y"):
+        cli.main(Config, lambda config: dataclasses.make_dataclass("D", ["x.y"]))
+
+
+def test_done_and_preempted_codes(monkeypatch, capsys):
+    def preempted(config):
+        raise cli.Preempted("saved step 3")
+
+    assert run(monkeypatch, capsys, "--input", "x")[0] == 0
+    assert run(monkeypatch, capsys, "--input", "x", job=preempted)[0] == 75
+
+
+def test_table_aligns():
+    assert cli.table([["kept", 3], ["dropped", 12]], header=["verdict", "clips"]).splitlines() == [
+        "verdict  clips",
+        "-------  -----",
+        "kept         3",
+        "dropped     12",
+    ]
