@@ -1,0 +1,193 @@
+"""Byte ranges of the files below one folder: local by pread, remote (s3://, gs://, ...) through a bounded local cache.
+
+A sample is one range of a tar. Remote ranges are fetched alone, never whole shards: in random order a shard would be
+evicted before its second sample is asked for.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import tempfile
+import threading
+from abc import ABC, abstractmethod
+from collections import OrderedDict
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+MAX_OPEN_FILES = 128
+
+
+class ByteRanges(ABC):
+    """Read-only view of a folder; safe to use from several threads. Names are relative, with forward slashes."""
+
+    root: str
+
+    @staticmethod
+    def open(folder: str | Path, cache_dir: str | Path | None = None, cache_gb: float = 20.0) -> ByteRanges:
+        """A view of a local path or a URI.
+
+        Args: cache_dir, where remote ranges are kept: one folder per process (two that evict in one folder would each
+        see half of it), found again after a restart; a temporary one when None.
+        """
+        text = str(folder)
+        if text.startswith("file://"):
+            return LocalFiles(text.removeprefix("file://"))
+        if "://" not in text:
+            return LocalFiles(text)
+        return RemoteFiles(text, cache_dir, int(cache_gb * 1e9))
+
+    @abstractmethod
+    def read(self, name: str, offset: int, size: int, accept: Callable[[bytes], bool] = lambda data: True) -> bytes:
+        """The bytes; fewer when the file ends early. `accept` tells a good copy: a cached one that fails is refetched.
+
+        Raises:
+            FileNotFoundError: there is no such file.
+        """
+
+    @abstractmethod
+    def read_all(self, name: str) -> bytes:
+        """A whole (small) file."""
+
+    @abstractmethod
+    def folders(self, name: str) -> list[str]:
+        """Names of the folders in a folder, sorted; empty when it is absent."""
+
+    @abstractmethod
+    def sizes(self, folders: Iterable[str]) -> dict[str, int]:
+        """Relative name -> bytes, of the files in some folders."""
+
+
+class LocalFiles(ByteRanges):
+    """Files on a mounted disk; the page cache does the caching."""
+
+    def __init__(self, root: str | Path):
+        self.root = str(root)
+        self._open: OrderedDict[str, int] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def read(self, name, offset, size, accept=lambda data: True):
+        # Inside the lock only to find the descriptor: dup keeps it alive when another thread evicts it.
+        with self._lock:
+            fd = os.dup(self._descriptor(name))
+        try:
+            return os.pread(fd, size, offset)
+        finally:
+            os.close(fd)
+
+    def _descriptor(self, name: str) -> int:
+        fd = self._open.get(name)
+        if fd is None:
+            try:
+                fd = os.open(os.path.join(self.root, name), os.O_RDONLY | getattr(os, "O_CLOEXEC", 0))
+            except FileNotFoundError:
+                raise FileNotFoundError(f"{self.root}: {name} is missing") from None
+            self._open[name] = fd
+            if len(self._open) > MAX_OPEN_FILES:
+                os.close(self._open.popitem(last=False)[1])
+        else:
+            self._open.move_to_end(name)
+        return fd
+
+    def read_all(self, name):
+        path = Path(self.root, name)
+        if not path.is_file():
+            raise FileNotFoundError(f"{self.root}: {name} is missing")
+        return path.read_bytes()
+
+    def folders(self, name):
+        path = Path(self.root, name)
+        return sorted(p.name for p in path.iterdir() if p.is_dir()) if path.is_dir() else []
+
+    def sizes(self, folders):
+        return {
+            f"{folder}/{entry.name}": entry.stat().st_size
+            for folder in folders
+            if os.path.isdir(os.path.join(self.root, folder))
+            for entry in os.scandir(os.path.join(self.root, folder))
+            if entry.is_file()
+        }
+
+    def __del__(self):
+        for fd in self._open.values():
+            os.close(fd)
+
+
+class RemoteFiles(ByteRanges):
+    """Files behind fsspec; ranges are kept in `cache_dir`, the least recently used go when `max_bytes` are full."""
+
+    def __init__(self, url: str, cache_dir: str | Path | None, max_bytes: int):
+        import fsspec
+
+        self.root = url.rstrip("/")
+        self._fs, self._base = fsspec.core.url_to_fs(self.root)
+        self._max_bytes = max_bytes
+        if cache_dir is None:
+            self._own = tempfile.TemporaryDirectory(prefix="lingen-ranges-")
+            cache_dir = self._own.name
+        self._cache = Path(cache_dir) / hashlib.sha256(self.root.encode()).hexdigest()[:8]
+        self._cache.mkdir(parents=True, exist_ok=True)
+        kept = sorted((p for p in self._cache.iterdir() if len(p.name) == 32), key=lambda p: p.stat().st_mtime)
+        self._sizes: OrderedDict[str, int] = OrderedDict((p.name, p.stat().st_size) for p in kept)
+        self._used = sum(self._sizes.values())
+        self._lock = threading.Lock()
+
+    def read(self, name, offset, size, accept=lambda data: True):
+        entry = hashlib.sha256(f"{name}:{offset}:{size}".encode()).hexdigest()[:32]
+        with self._lock:
+            cached = entry in self._sizes
+            if cached:
+                self._sizes.move_to_end(entry)
+        if cached:
+            try:
+                data = (self._cache / entry).read_bytes()
+            except FileNotFoundError:  # evicted since, or cleaned by someone
+                data = b""
+            if len(data) == size and accept(data):
+                return data
+        data = self._fetch(name, offset, size)
+        if len(data) == size and accept(data):
+            self._keep(entry, data)
+        return data
+
+    def _fetch(self, name: str, offset: int, size: int) -> bytes:
+        try:
+            return self._fs.cat_file(f"{self._base}/{name}", start=offset, end=offset + size)
+        except FileNotFoundError:
+            raise FileNotFoundError(f"{self.root}: {name} is missing") from None
+
+    def _keep(self, entry: str, data: bytes) -> None:
+        if len(data) > self._max_bytes:
+            return
+        fd, partial = tempfile.mkstemp(dir=self._cache)
+        with os.fdopen(fd, "wb") as f:
+            f.write(data)
+        os.replace(partial, self._cache / entry)
+        with self._lock:
+            self._used += len(data) - self._sizes.pop(entry, 0)
+            self._sizes[entry] = len(data)
+            while self._used > self._max_bytes:
+                oldest, freed = self._sizes.popitem(last=False)
+                self._used -= freed
+                (self._cache / oldest).unlink(missing_ok=True)
+
+    def read_all(self, name):
+        try:
+            return self._fs.cat_file(f"{self._base}/{name}")
+        except FileNotFoundError:
+            raise FileNotFoundError(f"{self.root}: {name} is missing") from None
+
+    def folders(self, name):
+        if not self._fs.isdir(f"{self._base}/{name}"):
+            return []
+        found = self._fs.ls(f"{self._base}/{name}", detail=True)
+        return sorted(f["name"].rstrip("/").rpartition("/")[2] for f in found if f["type"] == "directory")
+
+    def sizes(self, folders):
+        return {
+            f"{folder}/{f['name'].rpartition('/')[2]}": f["size"]
+            for folder in folders
+            if self._fs.isdir(f"{self._base}/{folder}")
+            for f in self._fs.ls(f"{self._base}/{folder}", detail=True)
+            if f["type"] == "file"
+        }

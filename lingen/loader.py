@@ -1,0 +1,175 @@
+"""LatentLoader: a plan's batches as tensors, one rank's share of them, read ahead in threads.
+
+Its state is one integer, the next step. Whatever the number of ranks and threads, the ranks' shares of a step put
+together are the same global batch, also where a damaged sample had to be replaced.
+
+B batch (of this rank), C channels, T/H/W latent axes, L text tokens (longest of the batch), D text width.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+from collections import deque
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+
+import torch
+
+from lingen.buckets import Bucket
+from lingen.plan import BatchPlan, PlannedBatch, PlannedSample
+from lingen.shard_index import BucketIndex, ShardIndex
+from lingen.shards import DamagedSample
+
+log = logging.getLogger(__name__)
+
+MAX_REPLACEMENTS = 64
+
+
+@dataclasses.dataclass(frozen=True)
+class LatentBatch:
+    """One rank's share of a global batch.
+
+    Fields:
+        step, bucket.
+        latent_BCTHW: float32, normalised by the TAE's scale and shift.
+        text: per encoder (embedding_BLD float32, zero where padded; mask_BL bool, True on tokens). Rows whose text is
+            dropped are all False in every encoder.
+        keys, seeds: per sample; a seed is 63 bits and depends on (plan seed, step, place in the global batch) alone.
+        places: of these samples in the global batch.
+        replaced: damaged key -> key fed instead.
+    """
+
+    step: int
+    bucket: Bucket
+    latent_BCTHW: torch.Tensor
+    text: list[tuple[torch.Tensor, torch.Tensor]]
+    keys: list[str]
+    seeds: list[int]
+    places: range
+    replaced: dict[str, str]
+
+
+class LatentLoader:
+    """Iterates a rank's batches for ever (or up to `stop_step`), from any step.
+
+    Args:
+        shards: an opened index, or the folder or URI of one.
+        plan: made from the same index.
+        rank, world_size: this worker and how many share each global batch.
+        start_step: the first step to yield.
+        stop_step: one past the last step; None goes on for ever.
+        read_ahead: batches kept in flight.
+        threads: readers. Local disks need few; remote storage hides its latency behind more.
+
+    Attributes: damaged, the keys found damaged so far (each is reported once in the log).
+
+    Raises:
+        ValueError: the batch has fewer samples than there are workers.
+        FileNotFoundError: a shard is missing or cut off; named before the first batch.
+    """
+
+    def __init__(
+        self,
+        shards: ShardIndex | str | Path,
+        plan: BatchPlan,
+        rank: int = 0,
+        world_size: int = 1,
+        *,
+        start_step: int = 0,
+        stop_step: int | None = None,
+        read_ahead: int = 4,
+        threads: int = 2,
+    ):
+        if not 0 <= rank < world_size:
+            raise ValueError(f"rank: {rank} is not one of {world_size} workers")
+        if plan.batch_size < world_size:
+            raise ValueError(
+                f"batch_size: {plan.batch_size} is less than {world_size} workers; one sample each at least"
+            )
+        self.index = shards if isinstance(shards, ShardIndex) else ShardIndex.open(shards)
+        self.index.check_files()
+        self.plan, self.rank, self.world_size = plan, rank, world_size
+        self.damaged: set[str] = set()
+        self._next, self._stop = start_step, stop_step
+        self._read_ahead, self._threads = max(1, read_ahead), max(1, threads)
+
+    def __iter__(self) -> Iterator[LatentBatch]:
+        pool = ThreadPoolExecutor(self._threads, thread_name_prefix="latents")
+        ahead: deque[tuple[PlannedBatch, list[Future]]] = deque()
+        planned = self._next
+        try:
+            while True:
+                while len(ahead) < self._read_ahead and (self._stop is None or planned < self._stop):
+                    ahead.append(self._submit(pool, planned))
+                    planned += 1
+                if not ahead:
+                    return
+                batch, parts = ahead.popleft()
+                samples = [sample for part in parts for sample in part.result()]
+                self._next = batch.step + 1
+                yield self._collate(batch, samples)
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)
+
+    @property
+    def next_step(self) -> int:
+        """The loader's whole state: the step that the next batch belongs to."""
+        return self._next
+
+    def _submit(self, pool: ThreadPoolExecutor, step: int) -> tuple[PlannedBatch, list[Future]]:
+        batch = self.plan[step]
+        places = batch.slice(self.rank, self.world_size)
+        share = -(-len(places) // self._threads)
+        parts = [places[i : i + share] for i in range(0, len(places), share)]
+        return batch, [pool.submit(self._read, batch, part) for part in parts]
+
+    def _read(self, batch: PlannedBatch, places: range) -> list[tuple]:
+        """(planned key, sample fed, latent, text) of some places."""
+        bucket = self.index.buckets[batch.bucket.name]
+        return [(batch.samples[place].key, *self._read_or_replace(bucket, batch, place)) for place in places]
+
+    def _read_or_replace(self, bucket: BucketIndex, batch: PlannedBatch, place: int) -> tuple[PlannedSample, ...]:
+        sample = batch.samples[place]
+        for attempt in range(MAX_REPLACEMENTS):
+            try:
+                return sample, *bucket.read(sample.row)
+            except DamagedSample as damage:
+                if sample.key not in self.damaged:
+                    self.damaged.add(sample.key)
+                    log.warning("damaged sample, another is fed in its place: %s", damage)
+                sample = self.plan.replacement(batch.step, place, attempt)
+        raise DamagedSample(f"{batch.bucket.name}: {MAX_REPLACEMENTS} samples in a row are damaged; encode it again")
+
+    def _collate(self, batch: PlannedBatch, samples: list[tuple]) -> LatentBatch:
+        first = samples[0][2]
+        latent_BCTHW = torch.empty((len(samples), *first.shape), dtype=torch.float32)
+        for row, (_, _, latent_CTHW, _) in enumerate(samples):
+            latent_BCTHW[row] = latent_CTHW
+        fed = [sample for _, sample, _, _ in samples]
+        return LatentBatch(
+            step=batch.step,
+            bucket=batch.bucket,
+            latent_BCTHW=latent_BCTHW,
+            text=[
+                _pad([s[3][encoder] for s in samples], [sample.drop_text for sample in fed])
+                for encoder in range(len(samples[0][3]))
+            ],
+            keys=[sample.key for sample in fed],
+            seeds=[sample.seed for sample in fed],
+            places=batch.slice(self.rank, self.world_size),
+            replaced={key: sample.key for key, sample, _, _ in samples if key != sample.key},
+        )
+
+
+def _pad(embeddings_LD: list[torch.Tensor], drop: list[bool]) -> tuple[torch.Tensor, torch.Tensor]:
+    """One encoder's embeddings as embedding_BLD, mask_BL; dropped rows are zero and all False."""
+    longest = max(e.shape[0] for e in embeddings_LD)
+    embedding_BLD = torch.zeros(len(embeddings_LD), longest, embeddings_LD[0].shape[1])
+    mask_BL = torch.zeros(len(embeddings_LD), longest, dtype=torch.bool)
+    for row, (embedding_LD, dropped) in enumerate(zip(embeddings_LD, drop)):
+        if not dropped:
+            embedding_BLD[row, : len(embedding_LD)] = embedding_LD
+            mask_BL[row, : len(embedding_LD)] = True
+    return embedding_BLD, mask_BL

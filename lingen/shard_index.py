@@ -1,0 +1,262 @@
+"""index.parquet: which samples a bucket has, where their bytes are, and what made them.
+
+The schema's metadata (key "lingen", JSON) says how to read the tensors: for latents the TAE's digest, scale and shift,
+dtype, frames per second; for text the encoders' names, digests and widths. So an index explains itself even when it is
+copied away from its folder.
+
+C channels, T/H/W latent axes, L text tokens, D text width.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import io
+import json
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+
+from lingen import shards
+from lingen.buckets import Bucket
+from lingen.byte_ranges import ByteRanges
+from lingen.manifest import write_atomic
+
+INDEX = "index.parquet"
+_KEY = b"lingen"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class LatentFormat:
+    """What one must know to use a bucket's latents."""
+
+    bucket: str
+    resolution: int
+    """Nominal resolution (256 for 256p) that the bucket belongs to."""
+    fps: float
+    dtype: str
+    tae_digest: str
+    scale: list[float]
+    """Per channel; latents are stored normalised: (raw - shift) * scale. For readers that decode with another tool."""
+    shift: list[float]
+    version: int = 1
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TextFormat:
+    """What one must know to use a bucket's text embeddings. One entry per encoder, in the tensors' order."""
+
+    bucket: str
+    dtype: str
+    names: list[str]
+    digests: list[str]
+    dims: list[int]
+    version: int = 1
+
+
+def _schema(kind: str):
+    import pyarrow as pa
+
+    where = [("key", pa.string()), ("shard", pa.string())]
+    where += [("offset", pa.int64()), ("size", pa.int64()), ("checksum", pa.string())]
+    if kind == "text":
+        return pa.schema([*where, ("lengths", pa.list_(pa.int32()))])
+    metadata = [("metadata_offset", pa.int64()), ("metadata_size", pa.int64()), ("metadata_checksum", pa.string())]
+    facts = [("clip_id", pa.string()), ("license", pa.string()), ("source", pa.string()), ("seconds", pa.float64())]
+    facts += [("shape", pa.list_(pa.int32())), ("canary_psnr", pa.float64())]
+    return pa.schema([*where, *metadata, *facts])
+
+
+def write_index(path: str | Path, rows: Iterable[dict[str, Any]], form: LatentFormat | TextFormat) -> None:
+    """Write one bucket's index, atomically. `rows`: dicts with the columns of the kind's schema."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    schema = _schema("text" if isinstance(form, TextFormat) else "latents")
+    schema = schema.with_metadata({_KEY: json.dumps(dataclasses.asdict(form), sort_keys=True)})
+    buffer = io.BytesIO()
+    pq.write_table(pa.Table.from_pylist(list(rows), schema=schema), buffer, compression="zstd")
+    write_atomic(path, buffer.getvalue())
+
+
+def read_index(data: bytes | str | Path):
+    """(table, format) of an index given as path or bytes."""
+    import pyarrow.parquet as pq
+
+    table = pq.read_table(io.BytesIO(data) if isinstance(data, bytes) else data)
+    form = json.loads(table.schema.metadata[_KEY])
+    return table, (TextFormat if "names" in form else LatentFormat)(**form)
+
+
+class _Column:
+    """The members of one kind (latents or text) of one bucket: where row i lies."""
+
+    def __init__(self, table, tree: str, prefix: str = ""):
+        table = table.combine_chunks()
+        shard = table["shard"].combine_chunks().dictionary_encode()
+        self.names = [f"{tree}/{name}" for name in shard.dictionary.to_pylist()]
+        self.shard = shard.indices.to_numpy()
+        self.offset = table[prefix + "offset"].to_numpy()
+        self.size = table[prefix + "size"].to_numpy()
+        self.checksum = table[prefix + "checksum"].combine_chunks()
+
+    def read(self, files: ByteRanges, row: int, key: str) -> bytes:
+        name, offset, size = self.names[self.shard[row]], int(self.offset[row]), int(self.size[row])
+        expected = self.checksum[row].as_py()
+        data = files.read(name, offset, size, accept=lambda d: shards.checksum(d) == expected)
+        if len(data) != size:
+            raise shards.DamagedSample(f"{name}: {key}: {len(data)} of {size} bytes at {offset}, the shard is cut off")
+        if shards.checksum(data) != expected:
+            raise shards.DamagedSample(f"{name}: {key}: checksum differs at offset {offset}")
+        return data
+
+    def needed_bytes(self) -> dict[str, int]:
+        """Shard -> the least size it must have."""
+        need = dict.fromkeys(self.names, 0)
+        for code, end in zip(self.shard.tolist(), (self.offset + self.size).tolist()):
+            need[self.names[code]] = max(need[self.names[code]], end)
+        return need
+
+
+class BucketIndex:
+    """One bucket's samples, in fixed order, readable by row."""
+
+    def __init__(self, bucket: Bucket, files: ByteRanges):
+        self.bucket, self._files = bucket, files
+        latents, text = f"latents/{bucket.name}", f"text/{bucket.name}"
+        self.table, self.format = read_index(files.read_all(f"{latents}/{INDEX}"))
+        text_table, self.text_format = read_index(files.read_all(f"{text}/{INDEX}"))
+        self._keys = self.table["key"].combine_chunks()
+        if not self._keys.equals(text_table["key"].combine_chunks()):
+            raise ValueError(
+                f"{files.root}: {text} has other samples than {latents}; run jobs/encode.py to its end again"
+            )
+        self._latents = _Column(self.table, latents)
+        self._metadata = _Column(self.table, latents, "metadata_")
+        self._text = _Column(text_table, text)
+
+    def __len__(self) -> int:
+        return len(self._keys)
+
+    def key(self, row: int) -> str:
+        return self._keys[row].as_py()
+
+    def keys(self, rows: Sequence[int]) -> list[str]:
+        return self._keys.take(rows).to_pylist()
+
+    def row(self, key: str) -> int:
+        """The row of a key, or KeyError."""
+        import pyarrow.compute as pc
+
+        row = pc.index(self._keys, key).as_py()
+        if row < 0:
+            raise KeyError(key)
+        return row
+
+    def read(self, row: int) -> tuple[torch.Tensor, list[torch.Tensor]]:
+        """Latent C,T,H,W and one L,D text embedding per encoder, in the stored dtypes.
+
+        Raises:
+            DamagedSample: bytes, checksum or shape are not what the index says.
+            FileNotFoundError: the shard is gone; the message names it.
+        """
+        key = self.key(row)
+        latent_bytes = self._latents.read(self._files, row, key)
+        text_bytes = self._text.read(self._files, row, key)
+        try:
+            latent, text = shards.unpack_latent(latent_bytes), shards.unpack_text(text_bytes)
+        except (SafetensorError, KeyError) as error:
+            raise shards.DamagedSample(f"{self.bucket.name}: {key}: {error}") from error
+        expected = self.table["shape"][row].as_py()
+        if list(latent.shape) != expected or [t.shape[-1] for t in text] != self.text_format.dims:
+            raise shards.DamagedSample(f"{self.bucket.name}: {key}: shape {list(latent.shape)}, expected {expected}")
+        return latent, text
+
+    def metadata(self, row: int) -> dict[str, Any]:
+        """The json member: caption, licence, provenance."""
+        return shards.unpack_metadata(self._metadata.read(self._files, row, self.key(row)))
+
+    def check_files(self) -> None:
+        """FileNotFoundError naming the first shard that is missing or too short to hold what the index says."""
+        for column in (self._latents, self._text):
+            sizes = self._files.sizes({name.rpartition("/")[0] for name in column.names})
+            for name, need in column.needed_bytes().items():
+                if name not in sizes:
+                    raise FileNotFoundError(f"{self._files.root}: shard {name} is missing; run jobs/encode.py again")
+                if sizes[name] < need:
+                    raise FileNotFoundError(
+                        f"{self._files.root}: shard {name} has {sizes[name]} bytes of at least {need}; "
+                        "copy it again, or run jobs/encode.py again"
+                    )
+
+
+class ShardIndex:
+    """The buckets of an encoded folder."""
+
+    def __init__(self, buckets: dict[str, BucketIndex], folder: str):
+        self.buckets, self.folder = buckets, folder
+
+    @classmethod
+    def open(cls, folder: str | Path, cache_dir: str | Path | None = None, cache_gb: float = 20.0) -> ShardIndex:
+        """Read every bucket's index.
+
+        Args: folder, path or fsspec URI; cache_dir (one per process) and cache_gb, where and how much of a remote
+            folder is kept locally.
+
+        Raises:
+            ValueError: there is none, or buckets disagree on TAE or text encoders.
+        """
+        files = ByteRanges.open(folder, cache_dir, cache_gb)
+        names = files.folders("latents")
+        if not names:
+            raise ValueError(f"{folder}: no latents here; run jobs/encode.py first, or fix the path")
+        index = cls({name: BucketIndex(Bucket.parse(name), files) for name in names}, str(folder))
+        for bucket in index.buckets.values():
+            if bucket.format.tae_digest != index.format.tae_digest:
+                raise ValueError(f"{folder}: {bucket.bucket.name} comes from another TAE than {names[0]}")
+            if bucket.text_format.digests != index.text_format.digests:
+                raise ValueError(f"{folder}: {bucket.bucket.name} has other text encoders than {names[0]}")
+        return index
+
+    @property
+    def format(self) -> LatentFormat:
+        """Any bucket's latent format (TAE, dtype, scale and shift are the same in all)."""
+        return next(iter(self.buckets.values())).format
+
+    @property
+    def text_format(self) -> TextFormat:
+        return next(iter(self.buckets.values())).text_format
+
+    def __len__(self) -> int:
+        return sum(len(b) for b in self.buckets.values())
+
+    def select(self, media: str | None = None, resolution: int | None = None, frames: int | None = None) -> ShardIndex:
+        """The buckets of one medium, nominal resolution or length, non-empty ones only; `frames` leaves images in.
+
+        Raises:
+            ValueError: nothing matches; the message lists what there is.
+        """
+
+        def wanted(b: BucketIndex) -> bool:
+            return (
+                len(b) > 0
+                and media in (None, b.bucket.media)
+                and resolution in (None, b.format.resolution)
+                and (frames is None or b.bucket.media == "image" or b.bucket.frames == frames)
+            )
+
+        found = {name: b for name, b in self.buckets.items() if wanted(b)}
+        if not found:
+            asked = ", ".join(
+                f"{k} {v}" for k, v in (("media", media), ("resolution", resolution), ("frames", frames)) if v
+            )
+            have = ", ".join(f"{name} ({len(b)})" for name, b in self.buckets.items())
+            raise ValueError(f"{self.folder}: no samples for {asked}; it has {have}. Encode with --stages or --frames")
+        return ShardIndex(found, self.folder)
+
+    def check_files(self) -> None:
+        """FileNotFoundError naming the first missing or cut-off shard."""
+        for bucket in self.buckets.values():
+            bucket.check_files()
