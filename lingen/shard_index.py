@@ -39,7 +39,7 @@ class LatentFormat:
     dtype: str
     tae_digest: str
     scale: list[float]
-    """Per channel; latents are stored normalised: (raw - shift) * scale. For readers that decode with another tool."""
+    """Per channel; latents are stored normalised: (raw - shift) / scale. For readers that decode with another tool."""
     shift: list[float]
     version: int = 1
 

@@ -129,7 +129,7 @@ def test_a_shard_that_vanishes_while_training_is_named(make_shards):
     with pytest.raises(FileNotFoundError, match=r"text/video_48x80_17f/000000.tar is missing"):
         for _ in loader:
             pass
-    with pytest.raises(FileNotFoundError, match="shard text/video_48x80_17f/000000.tar is missing"):
+    with pytest.raises(FileNotFoundError, match=r"shard text/video_48x80_17f/000000.tar is missing"):
         LatentLoader(folder, BatchPlan(index, seed=1, batch_size=8))
 
 
