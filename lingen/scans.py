@@ -1,0 +1,102 @@
+"""Scans: in which order a (T, H, W) grid of tokens becomes a sequence, and back.
+
+RMS (rotary-major scan, the paper's): the layer index mod 4 picks the major order, last axis fastest; a permute and a
+reshape, so it costs one copy and no index. Ablations: `raster` (no RMS), `zigzag` (the same four orders, every other
+line reversed, so that consecutive tokens are always neighbours) and `hilbert`, both read through an index.
+
+Letters: B batch, T/H/W token axes, N = T*H*W tokens, D width.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+
+import torch
+from torch import Tensor
+
+SCANS = ("rms", "raster", "zigzag", "hilbert")
+
+# Axes of (T, H, W) from slowest to fastest.
+SPATIAL_ROW, SPATIAL_COLUMN, TEMPORAL_ROW, TEMPORAL_COLUMN = (0, 1, 2), (0, 2, 1), (1, 2, 0), (2, 1, 0)
+ROTATION = (SPATIAL_ROW, SPATIAL_COLUMN, TEMPORAL_ROW, TEMPORAL_COLUMN)
+
+
+def scan_axes(scan: str, layer: int) -> tuple[int, int, int]:
+    """The axis order of a layer's scan, slowest first."""
+    return SPATIAL_ROW if scan == "raster" else ROTATION[layer % len(ROTATION)]
+
+
+def needs_index(scan: str) -> bool:
+    return scan in ("zigzag", "hilbert")
+
+
+def to_sequence(x_BTHWD: Tensor, scan: str, layer: int, index_N: Tensor | None = None) -> Tensor:
+    """(B, T, H, W, D) -> (B, N, D) in scan order. `index_N`: scan_index(...) for zigzag and hilbert."""
+    if index_N is not None:
+        return x_BTHWD.flatten(1, 3).index_select(1, index_N)
+    a, b, c = scan_axes(scan, layer)
+    return x_BTHWD.permute(0, a + 1, b + 1, c + 1, 4).flatten(1, 3)
+
+
+def from_sequence(
+    x_BND: Tensor, shape: tuple[int, int, int], scan: str, layer: int, index_N: Tensor | None = None
+) -> Tensor:
+    """The exact inverse of `to_sequence`: (B, N, D) -> (B, T, H, W, D) for the grid `shape`; a view for RMS."""
+    if index_N is not None:
+        return x_BND.index_select(1, index_N.argsort()).unflatten(1, shape)
+    axes = scan_axes(scan, layer)
+    grid = x_BND.unflatten(1, tuple(shape[axis] for axis in axes))
+    back = [axes.index(axis) + 1 for axis in range(3)]
+    return grid.permute(0, *back, 4)
+
+
+def scan_index(scan: str, shape: tuple[int, int, int], layer: int, device=None) -> Tensor | None:
+    """index_N with sequence = raster tokens[index_N], int64; None for scans that are plain permutes."""
+    if not needs_index(scan):
+        return None
+    return _cached_index(scan, tuple(shape), layer % len(ROTATION), torch.device(device or "cpu"))
+
+
+@lru_cache(maxsize=64)
+def _cached_index(scan: str, shape: tuple[int, int, int], layer: int, device: torch.device) -> Tensor:
+    axes = scan_axes(scan, layer)
+    order = _zigzag if scan == "zigzag" else _hilbert
+    rank_THW = order(torch.stack(torch.meshgrid(*(torch.arange(n) for n in shape), indexing="ij")), shape, axes)
+    return rank_THW.flatten().argsort().to(device)
+
+
+def _zigzag(coordinates_3THW: Tensor, shape: tuple[int, int, int], axes: tuple[int, int, int]) -> Tensor:
+    """Rank along the snake: a line runs backwards when the line number before it is odd."""
+    rank = torch.zeros_like(coordinates_3THW[0])
+    for axis in axes:
+        position, size = coordinates_3THW[axis], shape[axis]
+        rank = rank * size + torch.where(rank % 2 == 0, position, size - 1 - position)
+    return rank
+
+
+def _hilbert(coordinates_3THW: Tensor, shape: tuple[int, int, int], axes: tuple[int, int, int]) -> Tensor:
+    """Rank along the Hilbert curve of the enclosing power-of-two cube (J. Skilling, AIP Conf. Proc. 707, 2004).
+
+    In a box that is no such cube the curve leaves and re-enters, so consecutive tokens are not always neighbours.
+    """
+    bits = max(1, (max(shape) - 1).bit_length())
+    x = [coordinates_3THW[axis].clone() for axis in axes]
+    for bit in range(bits - 1, 0, -1):  # undo the excess rotations and reflections, top bit first
+        q = 1 << bit
+        low = q - 1
+        for i in range(3):
+            flip = (x[i] & q) != 0
+            swap = torch.where(flip, 0, (x[0] ^ x[i]) & low)
+            x[0] = torch.where(flip, x[0] ^ low, x[0] ^ swap)
+            if i > 0:
+                x[i] = x[i] ^ swap
+    x[1] ^= x[0]  # Gray code
+    x[2] ^= x[1]
+    parity = torch.zeros_like(x[0])
+    for bit in range(bits - 1, 0, -1):
+        parity ^= torch.where((x[2] & (1 << bit)) != 0, (1 << bit) - 1, 0)
+    rank = torch.zeros_like(x[0])
+    for bit in range(bits - 1, -1, -1):
+        for axis in x:
+            rank = rank * 2 + (((axis ^ parity) >> bit) & 1)
+    return rank

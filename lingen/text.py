@@ -1,0 +1,102 @@
+"""Text encoders: captions in, one embedding per text token out.
+
+The denoiser takes any number of them side by side (the paper's line uses three). Here: the text tower of any open_clip
+model that reads CLIP's tokens, all tokens rather than the pooled one.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+OWN_MODELS = {"lingen-tiny": Path(__file__).with_name("lingen-tiny.json")}
+BATCH = 256
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TextEncoderConfig:
+    """Which text encoder, with which weights."""
+
+    model: str = "ViT-B-32"
+    """An open_clip model name, or lingen-tiny (128 wide, for tests and the demo)."""
+    pretrained: str | None = None
+    """A checkpoint file or an open_clip tag (a tag downloads). None: random weights, and the encoder's name says so."""
+    seed: int = 0
+    """Seed of the random weights."""
+
+
+class OpenCLIPText:
+    """The text tower of an open_clip model.
+
+    Fields: dim, width of the embeddings; name, what it is and where its weights come from; digest, 16 hex digits over
+    weights and configuration, equal exactly when the embeddings are.
+    """
+
+    def __init__(self, tower, tokenizer, name: str, device: torch.device):
+        self._tower = tower.eval().requires_grad_(False).to(device)
+        self._tower.output_tokens = True
+        self._tokenizer = tokenizer
+        self._device = device
+        self.name = name
+        self.dim: int = tower.width
+        self.context_length: int = tower.context_length
+        self.digest = _weights_digest(tower)
+
+    @torch.inference_mode()
+    def encode(self, captions: Sequence[str]) -> list[Tensor]:
+        """One float32 CPU tensor (L_i, dim) per caption: start-of-text to end-of-text, after the final LayerNorm.
+
+        A caption longer than the context (77 tokens for CLIP, the two marks included) is cut; its last token is then
+        still the end mark.
+        """
+        out: list[Tensor] = []
+        for start in range(0, len(captions), BATCH):
+            ids_BL = self._tokenizer(list(captions[start : start + BATCH]), context_length=self.context_length)
+            lengths = (ids_BL == self._tokenizer.eot_token_id).int().argmax(dim=1) + 1
+            _, tokens_BLD = self._tower(ids_BL.to(self._device))
+            out += [tokens[:n].float().cpu().clone() for tokens, n in zip(tokens_BLD, lengths.tolist())]
+        return out
+
+
+def build_text_encoder(config: TextEncoderConfig, device: str | torch.device = "cpu") -> OpenCLIPText:
+    """Build the encoder; no network unless `pretrained` is a tag.
+
+    Raises:
+        ValueError: an unknown model, a tag or file that is not there, or a model with another tokenizer than CLIP's.
+    """
+    import open_clip
+
+    if config.model in OWN_MODELS:
+        open_clip.add_model_config(OWN_MODELS[config.model])
+    if config.model not in open_clip.list_models():
+        raise ValueError(
+            f"text.model: {config.model!r} is unknown; use lingen-tiny or a name of open_clip.list_models()"
+        )
+    if config.pretrained and not Path(config.pretrained).is_file():
+        tags = open_clip.list_pretrained_tags_by_model(config.model)
+        if config.pretrained not in tags:
+            raise ValueError(
+                f"text.pretrained: {config.pretrained!r} is neither a file nor a tag of {config.model}; "
+                f"its tags are {', '.join(tags) or 'none'}"
+            )
+    if open_clip.get_model_config(config.model)["text_cfg"].keys() & {"hf_tokenizer_name", "hf_model_name"}:
+        raise ValueError(f"text.model: {config.model} does not read CLIP's tokens; choose a model that does")
+    tokenizer = open_clip.get_tokenizer(config.model)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(config.seed)
+        model = open_clip.create_model(config.model, pretrained=config.pretrained, force_custom_text=True)
+    weights = config.pretrained or f"random weights, seed {config.seed}"
+    return OpenCLIPText(model.text, tokenizer, f"open_clip/{config.model}, {weights}", torch.device(device))
+
+
+def _weights_digest(tower: torch.nn.Module) -> str:
+    h = hashlib.sha256()
+    for name, value in sorted(tower.state_dict().items()):
+        h.update(f"{name} {value.dtype} {tuple(value.shape)} ".encode())
+        h.update(value.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
+    return h.hexdigest()[:16]
