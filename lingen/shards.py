@@ -123,6 +123,10 @@ class Member:
     size: int
     checksum: str
 
+    def columns(self, prefix: str = "") -> dict[str, Any]:
+        """As columns of an index row."""
+        return {prefix + name: value for name, value in dataclasses.asdict(self).items()}
+
 
 class ShardWriter:
     """Writes one tar; it appears under its name only when it is complete and on disk.

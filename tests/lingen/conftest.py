@@ -57,16 +57,10 @@ def make_shards(tmp_path):
                         embeddings = [torch.randn(n, d, generator=generator) for n, d in zip(lengths, dims)]
                         c = text.add(key, TEXT, pack_text(embeddings, dtype))
                         where = {"key": key, "shard": shard}
-                        rows.append(
-                            where
-                            | {"offset": a.offset, "size": a.size, "checksum": a.checksum}
-                            | {"metadata_offset": b.offset, "metadata_size": b.size, "metadata_checksum": b.checksum}
-                            | {"clip_id": clip, "license": "CC-BY-4.0", "source": "test", "canary_psnr": None}
-                            | {"seconds": bucket.frames / 16, "shape": list(latent.shape)}
-                        )
-                        text_rows.append(
-                            where | {"offset": c.offset, "size": c.size, "checksum": c.checksum, "lengths": lengths}
-                        )
+                        facts = {"clip_id": clip, "license": "CC-BY-4.0", "source": "test", "canary_psnr": None}
+                        facts |= {"seconds": bucket.frames / 16, "shape": list(latent.shape)}
+                        rows.append(where | facts | a.columns() | b.columns("metadata_"))
+                        text_rows.append(where | c.columns() | {"lengths": lengths})
             form = LatentFormat(
                 bucket=name,
                 resolution=64,

@@ -1,0 +1,306 @@
+"""Encoding: curated clips to shards of latents and text embeddings, on Ray Data.
+
+1. Windows and shards are planned from clips.parquet (data_prep/windows.py): the same input, the same plan.
+2. Actors with the TAE write the missing latent shards (data_prep/latent_shards.py), each published by a rename.
+3. The latent indexes are merged from the shards' parts.
+4. Actors with the text encoders write text shards from the latent shards' captions, and their indexes are merged.
+5. manifest.json is written last. Killed at any point, the same command goes on with the missing shards.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections import Counter
+from pathlib import Path
+from typing import Literal
+
+from data_prep.encode_summary import BucketSummary, EncodeSummary, stage_warnings
+from data_prep.shard_parts import is_done, read_part, remove_parts
+from data_prep.shard_pool import WorkerConfig, connect, pool_size, run_shards, torch_threads
+from data_prep.windows import ShardPlan, plan_shards, plan_windows, stage_resolution
+from lingen.manifest import OutputFolder, file_digest, require_manifest, to_plain
+from lingen.progress import Progress
+from lingen.shard_index import INDEX, LatentFormat, TextFormat, read_index, write_index
+from lingen.stages import STAGES
+from lingen.text import TextEncoderConfig, build_text_encoder
+
+CLIPS = "clips.parquet"
+COLUMNS = ["clip_id", "uri", "media_type", "start_s", "end_s", "width", "height"]
+COLUMNS += ["caption", "license", "source", "attribution"]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class EncodeConfig:
+    """Encode curated clips to latent shards."""
+
+    curated: Path
+    """Output folder of jobs/curate.py."""
+    output: Path
+    """Folder for the shards."""
+    tae: Path
+    """Folder of a TAE checkpoint (jobs/train_tae.py)."""
+    stages: tuple[str, ...] = ()
+    """Stages of the paper to encode for (t2v_256p_17s ...): they set resolution, frames and fps."""
+    resolution: int = 256
+    """Area of a picture is resolution squared; a multiple of 16."""
+    frames: tuple[int, ...] = (272,)
+    """Lengths of the video samples, in frames."""
+    images: bool = True
+    """Encode the images too (video stages train on both)."""
+    fps: float = 16.0
+    """Frames per second that videos are sampled at."""
+    aspect_ratios: tuple[str, ...] = ("1:1", "16:9", "9:16", "4:3", "3:4")
+    """Shapes, width:height; a clip goes to the nearest and is cut to it from the centre."""
+    max_windows_per_clip: int = 4
+    """Samples from one clip at each length."""
+    serve_shorter: bool = False
+    """A clip long enough for the longest length gives samples of every shorter one too."""
+    max_upscale: float = 1.25
+    """Leave out clips that would have to be enlarged more than this."""
+    text: TextEncoderConfig = dataclasses.field(default_factory=TextEncoderConfig)
+    """Text encoder for the captions."""
+    dtype: Literal["float16", "bfloat16", "float32"] = "float16"
+    """Stored type of latents and text embeddings."""
+    shard_mb: float = 256.0
+    """Size of a shard in megabytes."""
+    canaries: int = 2
+    """Samples per shard that are decoded again; their PSNR is in the index."""
+    min_psnr: float = 15.0
+    """Alarm when a canary falls below, in dB (or 10 dB under its bucket's median)."""
+    batch_frames: int = 64
+    """Frames that go through the TAE at once (a window of more goes alone)."""
+    decode_cpus: float = 0.5
+    """CPUs reserved per process that reads frames."""
+    decode_timeout_s: float = 600.0
+    """A window whose frames take longer becomes an error row."""
+    workers: WorkerConfig = dataclasses.field(default_factory=WorkerConfig)
+    """The encoding workers."""
+    overwrite: bool = False
+    """Replace a folder that was made with other settings."""
+
+    def __post_init__(self):
+        known = {s.name for s in STAGES}
+        for name in self.stages:
+            if name not in known:
+                raise ValueError(f"--stages: {name!r} is unknown; use {', '.join(sorted(known))}")
+        if not self.stages and not self.images and not self.frames:
+            raise ValueError("--frames: nothing to encode without frames and images; give a length or --images")
+        for field in ("fps", "max_windows_per_clip", "max_upscale", "shard_mb", "decode_timeout_s"):
+            if getattr(self, field) <= 0:
+                raise ValueError(f"--{field.replace('_', '-')}: {getattr(self, field)} must be more than 0")
+        if min(self.frames, default=2) < 2:
+            raise ValueError(f"--frames: {min(self.frames)} is no video; images are asked for by --images")
+        if not self.aspect_ratios:
+            raise ValueError("--aspect-ratios: give at least one, such as 16:9")
+
+    def groups(self) -> dict[int, set[int]]:
+        """Resolution -> wanted lengths (1: images)."""
+        if not self.stages:
+            return {self.resolution: set(self.frames) | ({1} if self.images else set())}
+        groups: dict[int, set[int]] = {}
+        for stage in STAGES:
+            if stage.name in self.stages:
+                lengths = groups.setdefault(stage_resolution(stage), {1} if self.images else set())
+                lengths.add(stage.frames)
+        return groups
+
+    def content(self) -> dict:
+        """What decides the output's content: everything but paths and resources."""
+        skip = {"curated", "output", "tae", "workers", "overwrite", "decode_cpus"}
+        return {k: v for k, v in to_plain(self).items() if k not in skip}
+
+
+def encode(config: EncodeConfig) -> EncodeSummary:
+    """Run the job. A finished folder of the same settings is left as it is.
+
+    Raises:
+        ValueError: bad configuration, before any work; or not one sample could be made.
+    """
+    started = time.time()
+    from lingen.tae import load_tae
+
+    require_manifest(config.curated, "curate", "--curated")
+    clips = read_clips(Path(config.curated, CLIPS))
+    tae, encoder = load_tae(config.tae), build_text_encoder(config.text)
+    plans, unused, leftover_s = plan(config, clips, tae.config.latent_channels)
+    inputs = {"curated": file_digest(Path(config.curated, CLIPS)), "tae": tae.digest, "text": encoder.digest}
+    folder = OutputFolder.open(config.output, "encode", config.content(), inputs, overwrite=config.overwrite)
+    if folder.finished:
+        return EncodeSummary.of_folder(folder.path)
+    _remove_partial_files(folder.path)
+
+    connect()
+    pool_size(config.workers)
+    shards = [s for _, bucket_shards in plans for s in bucket_shards]
+    _encode_latents(config, shards)
+    buckets, errors = _merge_latents(config, tae, plans)
+    _write_errors(folder.path, errors)
+    if not buckets:
+        raise ValueError(
+            f"--curated: not one sample could be made of {len(clips)} clips; see {folder.path}/errors.parquet"
+        )
+    _encode_text(config, folder.path, [b.name for b in buckets])
+    for bucket in buckets:
+        _merge_text(config, folder.path, bucket.name)
+
+    summary = EncodeSummary(
+        buckets=buckets,
+        errors=dict(Counter(e["reason"] for e in errors)),
+        unused=dict(unused),
+        leftover_hours=leftover_s / 3600,
+        warnings=[*_canary_alarms(config, buckets), *stage_warnings(config.stages, config.groups(), buckets)],
+        seconds=time.time() - started,
+    )
+    indexes = {str(p.relative_to(folder.path)): file_digest(p) for p in sorted(folder.path.glob(f"*/*/{INDEX}"))}
+    folder.publish(indexes | {"summary": dataclasses.asdict(summary)}, started)
+    remove_parts(folder.path)
+    return summary
+
+
+def read_clips(path: Path) -> list[dict]:
+    """Rows of clips.parquet with the columns that encoding needs."""
+    import pyarrow.parquet as pq
+
+    if not path.is_file():
+        raise ValueError(f"--curated: {path} is missing; run jobs/curate.py again")
+    missing = set(COLUMNS) - set(pq.read_schema(path).names)
+    if missing:
+        raise ValueError(f"--curated: {path} has no column {', '.join(sorted(missing))}; run jobs/curate.py again")
+    return pq.read_table(path, columns=COLUMNS).to_pylist()
+
+
+def plan(config: EncodeConfig, clips: list[dict], channels: int) -> tuple[list, Counter, float]:
+    """((resolution, shards) per bucket, reason -> clips unused, seconds of video in no window)."""
+    plans, unused, leftover_s = [], Counter(), 0.0
+    for resolution, lengths in config.groups().items():
+        found = plan_windows(
+            clips,
+            resolution=resolution,
+            frames=sorted(lengths),
+            fps=config.fps,
+            aspect_ratios=config.aspect_ratios,
+            max_windows_per_clip=config.max_windows_per_clip,
+            max_upscale=config.max_upscale,
+            serve_shorter=config.serve_shorter,
+        )
+        unused.update({f"{resolution}p: {reason}": n for reason, n in found.unused.items()})
+        leftover_s += found.leftover_s
+        for bucket, windows in found.windows.items():
+            if windows:
+                plans.append((resolution, plan_shards(bucket, windows, channels, config.dtype, config.shard_mb)))
+    if not plans:
+        why = "; ".join(f"{n} {reason}" for reason, n in unused.items()) or "it keeps none"
+        raise ValueError(
+            f"--curated: no clip of {config.curated} gives a sample ({why}); change --frames or --resolution"
+        )
+    return plans, unused, leftover_s
+
+
+def _encode_latents(config: EncodeConfig, shards: list[ShardPlan]) -> None:
+    from data_prep.latent_shards import LatentSettings, LatentWorker
+
+    missing = [s for s in shards if not is_done(config.output, "latents", s.bucket, s.name)]
+    total = sum(len(s.windows) for s in shards)
+    settings = LatentSettings(
+        output=str(Path(config.output).absolute()),
+        tae=str(Path(config.tae).absolute()),
+        dtype=config.dtype,
+        batch_frames=config.batch_frames,
+        canaries=config.canaries,
+        decode_cpus=config.decode_cpus,
+        decode_timeout_s=config.decode_timeout_s,
+        device=config.workers.device,
+        threads=torch_threads(config.workers),
+    )
+    progress = Progress("latents", total, "samples", done=total - sum(len(s.windows) for s in missing))
+    run_shards(LatentWorker, settings, [{"shard": s.to_json()} for s in missing], config.workers, progress)
+
+
+def _merge_latents(config: EncodeConfig, tae, plans) -> tuple[list[BucketSummary], list[dict]]:
+    """Write the latent indexes; (a summary per bucket that has samples, all error rows)."""
+    buckets, errors = [], []
+    for resolution, shards in plans:
+        parts = [read_part(config.output, "latents", s.bucket, s.name) for s in shards]
+        rows = [row for part in parts for row in part["rows"]]
+        errors += [row for part in parts for row in part["errors"]]
+        if not rows:
+            continue
+        name = shards[0].bucket
+        form = LatentFormat(
+            bucket=name,
+            resolution=resolution,
+            fps=config.fps,
+            dtype=config.dtype,
+            tae_digest=tae.digest,
+            scale=tae.scale.tolist(),
+            shift=tae.shift.tolist(),
+        )
+        write_index(Path(config.output, "latents", name, INDEX), rows, form)
+        buckets.append(BucketSummary.of_rows(name, resolution, rows))
+    return buckets, errors
+
+
+def _encode_text(config: EncodeConfig, output: Path, buckets: list[str]) -> None:
+    from data_prep.text_shards import TextSettings, TextWorker
+
+    shards = [{"bucket": b, "shard": s, "samples": n} for b in buckets for s, n in _shard_sizes(output, b).items()]
+    missing = [row for row in shards if not is_done(output, "text", row["bucket"], row["shard"])]
+    total = sum(row["samples"] for row in shards)
+    settings = TextSettings(
+        output=str(output.absolute()),
+        encoders=(config.text,),
+        dtype=config.dtype,
+        device=config.workers.device,
+        threads=torch_threads(config.workers),
+    )
+    progress = Progress("text", total, "captions", done=total - sum(row["samples"] for row in missing))
+    run_shards(TextWorker, settings, missing, config.workers, progress)
+
+
+def _shard_sizes(output: Path, bucket: str) -> Counter:
+    """Shard -> samples, of a written latent index, in its order."""
+    table, _ = read_index(output / "latents" / bucket / INDEX)
+    return Counter(table["shard"].to_pylist())
+
+
+def _merge_text(config: EncodeConfig, output: Path, bucket: str) -> None:
+    parts = [read_part(output, "text", bucket, shard) for shard in _shard_sizes(output, bucket)]
+    encoders = parts[0]["encoders"]
+    assert all(part["encoders"] == encoders for part in parts), "text parts of several encoders"
+    form = TextFormat(
+        bucket=bucket,
+        dtype=config.dtype,
+        names=[e["name"] for e in encoders],
+        digests=[e["digest"] for e in encoders],
+        dims=[e["dim"] for e in encoders],
+    )
+    write_index(output / "text" / bucket / INDEX, [row for part in parts for row in part["rows"]], form)
+
+
+def _canary_alarms(config: EncodeConfig, buckets: list[BucketSummary]) -> list[str]:
+    alarms = []
+    for bucket in buckets:
+        low = [key for key, psnr in bucket.canaries if psnr < max(config.min_psnr, bucket.psnr - 10)]
+        if low:
+            alarms.append(
+                f"{bucket.name}: {len(low)} of {len(bucket.canaries)} canaries decode badly (under "
+                f"{max(config.min_psnr, bucket.psnr - 10):.1f} dB), {low[0]} for one; look with jobs/show.py"
+            )
+    return alarms
+
+
+def _write_errors(output: Path, errors: list[dict]) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    names = ("key", "clip_id", "uri", "bucket", "reason", "detail")
+    table = pa.Table.from_pylist(errors, schema=pa.schema([(name, pa.string()) for name in names]))
+    pq.write_table(table, output / "errors.parquet")
+
+
+def _remove_partial_files(output: Path) -> None:
+    """What a killed run was writing."""
+    for tree in ("latents", "text"):
+        for path in Path(output, tree).glob("*/.*.tar.*"):
+            path.unlink()

@@ -1,0 +1,61 @@
+"""Text shards: the captions of a finished latent index, embedded, in the same order, in tars of their own.
+
+Captions are read from the latent tars' json members, so text can be made again with another encoder at any time,
+without the clips.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import torch
+
+from data_prep.shard_parts import write_part
+from lingen.byte_ranges import ByteRanges
+from lingen.shard_index import INDEX, read_index
+from lingen.shards import TEXT, ShardWriter, pack_text, unpack_metadata
+from lingen.text import TextEncoderConfig, build_text_encoder
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TextSettings:
+    """What a worker must know to embed captions."""
+
+    output: str
+    encoders: tuple[TextEncoderConfig, ...]
+    dtype: str
+    device: str
+    threads: int
+
+
+class TextWorker:
+    """The actor: loads the encoders once, embeds one shard's captions per call."""
+
+    def __init__(self, settings: TextSettings, tally):
+        torch.set_num_threads(settings.threads)
+        self.settings, self.tally = settings, tally
+        self.encoders = [build_text_encoder(config, settings.device) for config in settings.encoders]
+
+    def __call__(self, row: dict) -> dict:
+        bucket, shard = row["bucket"], row["shard"]
+        keys, captions = self._captions(bucket, shard)
+        embeddings = [encoder.encode(captions) for encoder in self.encoders]
+        rows = []
+        with ShardWriter(Path(self.settings.output, "text", bucket, shard)) as tar:
+            for key, *tokens_LD in zip(keys, *embeddings):
+                member = tar.add(key, TEXT, pack_text(tokens_LD, self.settings.dtype))
+                rows.append({"key": key, "shard": shard, "lengths": [len(t) for t in tokens_LD]} | member.columns())
+        encoders = [{"name": e.name, "digest": e.digest, "dim": e.dim} for e in self.encoders]
+        write_part(self.settings.output, "text", bucket, shard, {"rows": rows, "encoders": encoders})
+        self.tally.add.remote(len(rows))
+        return {"samples": len(rows)}
+
+    def _captions(self, bucket: str, shard: str) -> tuple[list[str], list[str]]:
+        """Keys and captions of a latent shard, in its order."""
+        folder = f"latents/{bucket}"
+        table, _ = read_index(Path(self.settings.output, folder, INDEX))
+        files = ByteRanges.open(self.settings.output)
+        rows = [r for r in table.to_pylist() if r["shard"] == shard]
+        members = (files.read(f"{folder}/{shard}", r["metadata_offset"], r["metadata_size"]) for r in rows)
+        return [r["key"] for r in rows], [unpack_metadata(m)["caption"] for m in members]

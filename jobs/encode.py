@@ -1,0 +1,20 @@
+"""Encode curated clips: latents and text embeddings in shards that plain webdataset reads."""
+
+from data_prep.encode import EncodeConfig, encode
+from pipelines.cli import main, table
+
+
+def run(config: EncodeConfig) -> None:
+    summary = encode(config)
+    print(table(summary.rows(), ("bucket", "samples", "hours", "shards", "MB", "canary PSNR")))
+    print(f"{summary.samples} samples in {config.output}; {summary.leftover_hours:.3f} h of video in no sample")
+    for reason, count in sorted(summary.unused.items()):
+        print(f"not used: {count} clips, {reason}")
+    for reason, count in sorted(summary.errors.items()):
+        print(f"error: {count} samples, {reason} (errors.parquet)")
+    for warning in summary.warnings:
+        print(f"warning: {warning}")
+
+
+if __name__ == "__main__":
+    main(EncodeConfig, run)

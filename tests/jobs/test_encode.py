@@ -1,0 +1,244 @@
+"""jobs/encode.py on real clips: right frames, right text, survives kill -9, says what is wrong before it starts."""
+
+import csv
+import hashlib
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import ray
+import torch
+
+from data_prep.encode import EncodeConfig, encode
+from data_prep.frames import read_frames
+from data_prep.probe import MediaError, probe
+from data_prep.shard_pool import WorkerConfig
+from lingen.manifest import OutputFolder
+from lingen.shard_index import ShardIndex
+from lingen.tae import TAE, TAEConfig, load_tae, save_tae
+from lingen.text import TextEncoderConfig, build_text_encoder
+
+pytestmark = pytest.mark.e2e
+ROOT = Path(__file__).parents[2]
+TEXT = TextEncoderConfig(model="lingen-tiny")
+FLAGS = ["--resolution", "32", "--frames", "17", "--shard-mb", "0.03", "--text.model", "lingen-tiny"]
+
+
+@pytest.fixture(scope="module")
+def inputs(clips, tmp_path_factory):
+    """A curated folder (five videos, three photographs, two files that cannot be read) and a TAE."""
+    folder = tmp_path_factory.mktemp("inputs")
+    listed = list(csv.DictReader((clips / "manifest.csv").open()))
+    videos = [m for m in listed if m["media_type"] == "video"][:5]
+    rows = []
+    for m in videos + [m for m in listed if m["media_type"] == "image"][:3]:
+        path = clips / m["uri"]
+        rows.append(_clip(path, m, probe(path)))
+    gone = dict(rows[0], clip_id="ffff000000000000-0-3000", uri=str(folder / "gone.mp4"))
+    cut = dict(rows[0], clip_id="ffff000000000001-0-3000", uri=str(folder / "cut.mp4"))
+    (folder / "cut.mp4").write_bytes(Path(rows[0]["uri"]).read_bytes()[:3000])
+    curated = OutputFolder.open(folder / "curated", "curate", {}, {})
+    pq.write_table(pa.Table.from_pylist([*rows, gone, cut]), curated.path / "clips.parquet")
+    curated.publish({})
+    torch.manual_seed(0)
+    save_tae(TAE(TAEConfig(channels=(8, 8, 16, 16), blocks=1, decoder_blocks=1)), folder / "tae")
+    return folder
+
+
+def _clip(path, listed, about):
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()[:16]
+    facts = {"clip_id": f"{digest}-0-{round(1000 * about.duration_s)}", "uri": str(path), "content_hash": digest}
+    facts |= {"media_type": about.media_type, "start_s": 0.0, "end_s": about.duration_s, "fps": about.fps}
+    facts |= {"width": about.width, "height": about.height}
+    return facts | {k: listed[k] for k in ("caption", "license", "source", "attribution")}
+
+
+def _config(inputs, output, **changes):
+    options = {"curated": inputs / "curated", "tae": inputs / "tae", "output": output}
+    options |= {"resolution": 32, "frames": (17,), "shard_mb": 0.03, "text": TEXT}
+    return EncodeConfig(**options | changes)
+
+
+@pytest.fixture(scope="module")
+def encoded(inputs, tmp_path_factory):
+    """(folder, summary) of an undisturbed run."""
+    ours = not ray.is_initialized()
+    output = tmp_path_factory.mktemp("encoded") / "out"
+    summary = encode(_config(inputs, output))
+    if ours:
+        ray.shutdown()
+    return output, summary
+
+
+def test_every_latent_is_of_the_frames_at_its_times(inputs, encoded):
+    tae = load_tae(inputs / "tae")
+    index = ShardIndex.open(encoded[0])
+    index.check_files()
+    media = set()
+    for bucket in index.buckets.values():
+        media.add(bucket.bucket.media)
+        size = (bucket.bucket.height, bucket.bucket.width)
+        for row in range(0, len(bucket), 3):
+            about = bucket.metadata(row)
+            times = [about["start_s"] + i / 16 for i in range(bucket.bucket.frames)]
+            frames_NHW3 = torch.from_numpy(read_frames(about["uri"], times, size=size))
+            latent = tae.encode(frames_NHW3.permute(3, 0, 1, 2)[None].float() / 127.5 - 1)[0]
+            assert torch.allclose(bucket.read(row)[0].float(), latent, atol=2e-3 * float(latent.abs().max()))
+    assert media == {"image", "video"}
+
+
+def test_every_text_is_of_its_own_caption(encoded):
+    encoder = build_text_encoder(TEXT)
+    index = ShardIndex.open(encoded[0])
+    assert index.text_format.digests == [encoder.digest]
+    for bucket in index.buckets.values():
+        about = [bucket.metadata(row) for row in range(len(bucket))]
+        for row, expected in enumerate(encoder.encode([a["caption"] for a in about])):
+            (embedding,) = bucket.read(row)[1]
+            assert embedding.shape == expected.shape
+            assert torch.allclose(embedding.float(), expected, atol=1e-2)
+
+
+def test_the_index_knows_tae_licence_and_canaries(inputs, encoded):
+    index = ShardIndex.open(encoded[0])
+    tae = load_tae(inputs / "tae")
+    assert index.format.tae_digest == tae.digest
+    assert index.format.scale == tae.scale.tolist()
+    for bucket in index.buckets.values():
+        table = bucket.table.to_pylist()
+        assert all(r["license"] and r["source"] and r["clip_id"] for r in table)
+        for shard in {r["shard"] for r in table}:
+            psnr = [r["canary_psnr"] for r in table if r["shard"] == shard]
+            assert sum(p is not None for p in psnr) == min(2, len(psnr))
+            assert all(0 < p < 60 for p in psnr if p is not None)
+
+
+def test_what_cannot_be_read_is_a_row_and_the_job_goes_on(inputs, encoded):
+    output, summary = encoded
+    rows = pq.read_table(output / "errors.parquet").to_pylist()
+    with pytest.raises(MediaError) as why:
+        probe(inputs / "cut.mp4")
+    assert {(r["clip_id"], r["reason"]) for r in rows} == {
+        ("ffff000000000000-0-3000", "file_missing"),
+        ("ffff000000000001-0-3000", why.value.reason),
+    }
+    assert sum(summary.errors.values()) == len(rows)
+    index = ShardIndex.open(output)
+    assert summary.samples == len(index) > 10
+    assert summary.numbers()["samples"] == len(index)
+    assert not (output / "parts").exists()
+
+
+def test_an_untrained_tae_rings_the_alarm(encoded):
+    assert any("canaries decode badly" in w for w in encoded[1].warnings)
+
+
+def test_a_finished_folder_is_left_alone(inputs, encoded):
+    before = {p: p.stat().st_mtime_ns for p in encoded[0].rglob("*")}
+    assert encode(_config(inputs, encoded[0])) == encoded[1]
+    assert {p: p.stat().st_mtime_ns for p in encoded[0].rglob("*")} == before
+    with pytest.raises(ValueError, match=r"other settings \(max_windows_per_clip: 4 there, 2 now\)"):
+        encode(_config(inputs, encoded[0], max_windows_per_clip=2))
+
+
+def _start(inputs, output):
+    command = [sys.executable, str(ROOT / "jobs/encode.py"), "--curated", str(inputs / "curated")]
+    command += ["--output", str(output), "--tae", str(inputs / "tae"), *FLAGS]
+    return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+
+
+def _wait_for(condition, seconds=120):
+    end = time.monotonic() + seconds
+    while not (found := condition()):
+        assert time.monotonic() < end, "waited in vain"
+        time.sleep(0.02)
+    return found
+
+
+def test_killed_driver_then_killed_worker_give_the_same_bytes(inputs, encoded, tmp_path):
+    output = tmp_path / "out"
+    first = _start(inputs, output)
+    done = _wait_for(lambda: list(output.glob("parts/latents/*/*.json")))
+    family = psutil.Process(first.pid).children(recursive=True)
+    first.send_signal(signal.SIGKILL)
+    first.wait()
+    psutil.wait_procs(family, timeout=30)  # Ray's processes follow their driver
+    assert not (output / "manifest.json").exists()
+    early = {p: p.stat().st_mtime_ns for part in done for p in [_tar(output, part)] if p.exists()}
+
+    second = _start(inputs, output)
+    worker = _wait_for(lambda: _encoding_worker(second.pid))
+    _wait_for(lambda: len(list(output.glob("parts/latents/*/*.json"))) > len(done) or second.poll() is not None)
+    if worker.is_running():
+        os.kill(worker.pid, signal.SIGKILL)
+    text, _ = second.communicate(timeout=200)
+    assert second.returncode == 0, text
+    assert {p: p.stat().st_mtime_ns for p in early} == early  # finished shards were not made again
+
+    expected = sorted(p.relative_to(encoded[0]) for p in encoded[0].glob("*/*/*"))
+    assert sorted(p.relative_to(output) for p in output.glob("*/*/*")) == expected
+    for name in expected:
+        assert (output / name).read_bytes() == (encoded[0] / name).read_bytes(), name
+
+
+def _tar(output, part):
+    return output / "latents" / part.parent.name / f"{part.stem}.tar"
+
+
+def _encoding_worker(pid):
+    for process in psutil.Process(pid).children(recursive=True):
+        try:
+            if "LatentWorker" in " ".join(process.cmdline()):
+                return process
+        except psutil.NoSuchProcess:
+            continue
+    return None
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"curated": "absent"}, "--curated: .*absent has no manifest.json"),
+        ({"tae": "absent"}, "--tae"),
+        ({"resolution": 100}, "resolution: 100"),
+        ({"frames": (100_000,), "images": False}, "no clip of .* gives a sample"),
+        ({"aspect_ratios": ("wide",)}, "aspect ratio 'wide'"),
+        ({"stages": ("t2v_1m",)}, "--stages: 't2v_1m' is unknown"),
+        ({"text": TextEncoderConfig(model="nothing")}, "text.model: 'nothing'"),
+        ({"shard_mb": 0}, "--shard-mb"),
+    ],
+)
+def test_bad_configuration_is_said_before_anything_starts(inputs, tmp_path, change, message):
+    running = ray.is_initialized()
+    change = {k: inputs / v if v == "absent" else v for k, v in change.items()}
+    with pytest.raises(ValueError, match=message):
+        encode(_config(inputs, tmp_path / "out", **change))
+    assert ray.is_initialized() == running
+    assert not (tmp_path / "out").exists()
+
+
+def test_bad_configuration_is_one_line_and_exit_2(inputs, tmp_path):
+    done = subprocess.run(
+        [sys.executable, "jobs/encode.py", "--curated", tmp_path, "--output", tmp_path / "o", "--tae", inputs / "tae"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 2
+    assert len(done.stderr.strip().splitlines()) == 1
+    assert done.stderr.startswith("error: --curated:")
+
+
+def test_more_than_the_cluster_has_is_refused(inputs, tmp_path):
+    ours = not ray.is_initialized()
+    with pytest.raises(ValueError, match="workers: one needs 3 GPU"):
+        encode(_config(inputs, tmp_path / "out", workers=WorkerConfig(gpus=3)))
+    if ours:
+        ray.shutdown()
