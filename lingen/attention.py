@@ -49,7 +49,8 @@ class SelfAttention(nn.Module):
         self.qkv = nn.Linear(width, 3 * width, bias=False)
         self.out = nn.Linear(width, width, bias=False)
 
-    def forward(self, x_BTHWD: Tensor) -> Tensor:
+    def forward(self, x_BTHWD: Tensor, order: None = None) -> Tensor:
+        """(B, T, H, W, D) -> the same shape. `order` is what MATE takes in the same place; attention has none."""
         q, k, v = self.qkv(x_BTHWD).flatten(1, 3).unflatten(-1, (3, self.heads, -1)).unbind(2)
         return self.out(attention(q, k, v, backend=self.backend).flatten(2)).view_as(x_BTHWD)
 

@@ -20,6 +20,8 @@ from lingen.mamba2 import BidirectionalMamba2
 from lingen.mate import MATE, MABranch
 from lingen.norms import RMSNorm, modulate
 from lingen.positions import FactorizedPositions
+from lingen.review import review_grid
+from lingen.scans import SCANS, ScanOrder, scan_orders
 from lingen.ssd import check_backend
 from lingen.tesa import TESA
 
@@ -73,8 +75,8 @@ class DenoiserConfig:
     """Rows of the position tables (T, H, W) in tokens; larger inputs stretch them."""
     ssd_backend: str = "auto"
     """What computes the Mamba-2 scan; see lingen.ssd.BACKENDS."""
-    ssd_chunk: int = 64
-    """Tokens per chunk of the scan: changes speed and memory, not the result."""
+    ssd_chunk: int | None = None
+    """Tokens per chunk of the scan (None: the backend's own): changes speed and memory, not the result."""
     attention_backend: str = "auto"
     """auto or sdpa (PyTorch picks the kernel), or flash_attn."""
 
@@ -89,7 +91,7 @@ class DenoiserConfig:
         for name, choices in (
             ("mixer", ("mate", "attention")),
             ("ma_branch", ("mamba2", "mamba1", "none")),
-            ("scan", ("rms", "raster", "zigzag", "hilbert")),
+            ("scan", SCANS),
         ):
             if getattr(self, name) not in choices:
                 raise ValueError(f"{name}: {getattr(self, name)!r} is unknown; choose one of {', '.join(choices)}")
@@ -162,13 +164,19 @@ class Layer(nn.Module):
             self.modulation[[2, 5]] = 0.0
 
     def forward(
-        self, x_BTHWD: Tensor, modulation_B6D: Tensor, positions_THWD: Tensor, text_BLD: Tensor, mask_BL: Tensor
+        self,
+        x_BTHWD: Tensor,
+        modulation_B6D: Tensor,
+        positions_THWD: Tensor,
+        text_BLD: Tensor,
+        mask_BL: Tensor,
+        order: ScanOrder | None = None,
     ) -> Tensor:
-        """(B, T, H, W, D) -> the same shape."""
+        """(B, T, H, W, D) -> the same shape. `order`: the scan's index where it is no plain permute."""
         x = x_BTHWD
         modulation = (modulation_B6D + self.modulation).to(x.dtype)[:, :, None, None, None]
         shift1, scale1, gate1, shift2, scale2, gate2 = modulation.unbind(1)
-        mixed = self.mixer(modulate(self.mixer_norm(x + positions_THWD), shift1, scale1))
+        mixed = self.mixer(modulate(self.mixer_norm(x + positions_THWD), shift1, scale1), order)
         x = torch.addcmul(x, gate1, mixed.to(x.dtype))
         x = x + self.cross_attention(x, text_BLD, mask_BL)
         return torch.addcmul(x, gate2, self.ffn(modulate(self.ffn_norm(x), shift2, scale2)).to(x.dtype))
@@ -245,8 +253,9 @@ class Denoiser(nn.Module):
         positions = self.positions(*grid).to(x.dtype)
         embedding_BD, modulation = self.timestep(t_B)
         text_BLD, mask_BL = self.text(text)
-        for layer in self.layers:
-            x = layer(x, modulation, positions, text_BLD, mask_BL)
+        orders = scan_orders(c.scan, grid, review_grid(grid, c.review_pool), x.device)
+        for i, layer in enumerate(self.layers):
+            x = layer(x, modulation, positions, text_BLD, mask_BL, orders[i % len(orders)])
         head = (embedding_BD[:, None] + self.head_modulation).to(x.dtype)[:, :, None, None, None]
         x = self.head(modulate(self.head_norm(x), *head.unbind(1)))
         return self._unpatchify(x, grid).to(x_BCTHW.dtype)

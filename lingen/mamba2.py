@@ -35,7 +35,7 @@ class BidirectionalMamba2(nn.Module):
         ValueError: the inner width is not a multiple of the head dim.
     """
 
-    def __init__(self, width, *, expand=1, state=128, head_dim=64, kernel=4, chunk=64, backend="auto"):
+    def __init__(self, width, *, expand=1, state=128, head_dim=64, kernel=4, chunk=None, backend="auto"):
         super().__init__()
         inner = int(expand * width)
         if inner % head_dim:

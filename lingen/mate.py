@@ -9,8 +9,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from lingen.review import review_grid, review_tokens
-from lingen.scans import from_sequence, scan_index, to_sequence
+from lingen.review import review_tokens
+from lingen.scans import ScanOrder, from_sequence, to_sequence
 
 
 class MABranch(nn.Module):
@@ -20,18 +20,16 @@ class MABranch(nn.Module):
         super().__init__()
         self.mamba, self.scan, self.layer, self.review_pool = mamba, scan, layer, review_pool
 
-    def forward(self, x_BTHWD: Tensor) -> Tensor:
-        shape = tuple(x_BTHWD.shape[1:4])
-        index = scan_index(self.scan, shape, self.layer, x_BTHWD.device)
-        tokens_BND = to_sequence(x_BTHWD, self.scan, self.layer, index)
+    def forward(self, x_BTHWD: Tensor, order: ScanOrder | None = None) -> Tensor:
+        index_N, inverse_N, review_R = order or (None, None, None)
+        tokens_BND = to_sequence(x_BTHWD, self.scan, self.layer, index_N)
         review = 0
         if self.review_pool is not None:
-            grid = review_grid(shape, self.review_pool)
-            review_index = scan_index(self.scan, grid, self.layer, x_BTHWD.device)
-            review_BRD = to_sequence(review_tokens(x_BTHWD, self.review_pool), self.scan, self.layer, review_index)
+            review_BRD = to_sequence(review_tokens(x_BTHWD, self.review_pool), self.scan, self.layer, review_R)
             review = review_BRD.shape[1]
+            # The permute is read here: one copy for scan and concatenation together.
             tokens_BND = torch.cat([review_BRD, tokens_BND, review_BRD], dim=1)
-        return from_sequence(self.mamba(tokens_BND, review), shape, self.scan, self.layer, index)
+        return from_sequence(self.mamba(tokens_BND, review), x_BTHWD.shape[1:4], self.scan, self.layer, inverse_N)
 
 
 class MATE(nn.Module):
@@ -42,7 +40,9 @@ class MATE(nn.Module):
         assert ma is not None or tesa is not None
         self.ma, self.tesa = ma, tesa
 
-    def forward(self, x_BTHWD: Tensor) -> Tensor:
-        """(B, T, H, W, D) -> the same shape."""
-        branches = [branch(x_BTHWD) for branch in (self.ma, self.tesa) if branch is not None]
-        return branches[0] if len(branches) == 1 else branches[0] + branches[1]
+    def forward(self, x_BTHWD: Tensor, order: ScanOrder | None = None) -> Tensor:
+        """(B, T, H, W, D) -> the same shape. `order`: for scans that need an index."""
+        if self.ma is None:
+            return self.tesa(x_BTHWD)
+        global_BTHWD = self.ma(x_BTHWD, order)
+        return global_BTHWD if self.tesa is None else global_BTHWD + self.tesa(x_BTHWD)

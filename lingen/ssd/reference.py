@@ -6,8 +6,11 @@ import torch
 from torch import Tensor
 
 
-def ssd_reference(x_BLHP, dt_BLH, A_H, B_BLN, C_BLN, initial_BHPN, reverse: bool) -> tuple[Tensor, Tensor]:
-    """h_l = exp(dt_l A) h_{l-1} + dt_l x_l B_l^T,  y_l = h_l C_l  (Dao & Gu 2024, Eq. 1 with scalar A per head)."""
+def ssd_reference(x_BLHP, dt_BLH, A_H, B_BLN, C_BLN, initial_BHPN, reverse: bool, chunk=1) -> tuple[Tensor, Tensor]:
+    """h_l = exp(dt_l A) h_{l-1} + dt_l x_l B_l^T,  y_l = h_l C_l  (Dao & Gu 2024, Eq. 1 with scalar A per head).
+
+    `chunk` is there because every backend takes one; a sequential scan has none.
+    """
     x, dt, A, B, C, state = (z.double() for z in (x_BLHP, dt_BLH, A_H, B_BLN, C_BLN, initial_BHPN))
     L = x.shape[1]
     ys: list = [None] * L

@@ -1,0 +1,73 @@
+"""Which implementations of the scan there are, which of them can run here, and which one `auto` means."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from functools import cache
+
+import torch
+
+from lingen.ssd import fla, mamba_ssm
+from lingen.ssd.chunked import ssd_chunked
+from lingen.ssd.reference import ssd_reference
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Backend:
+    """scan(x, dt, A, B, C, initial, reverse, chunk) -> (y, final), without the D term."""
+
+    name: str
+    scan: Callable
+    chunk: int
+    """Tokens per chunk when the caller does not say."""
+    package: str | None = None
+    """The optional package that must import."""
+    load: Callable[[], object] | None = None
+    """Imports what `scan` needs from the package."""
+
+
+BACKENDS: dict[str, Backend] = {
+    backend.name: backend
+    for backend in (
+        Backend(name="reference", scan=ssd_reference, chunk=1),
+        Backend(name="torch", scan=ssd_chunked, chunk=64),
+        Backend(name="mamba_ssm", scan=mamba_ssm.scan, chunk=256, package="mamba-ssm", load=mamba_ssm.load),
+        Backend(name="fla", scan=fla.scan, chunk=64, package="fla-core", load=fla.load),
+    )
+}
+
+
+def check_backend(name: str) -> None:
+    """Raises ValueError for an unknown backend or one whose package is missing."""
+    if name == "auto":
+        return
+    if name not in BACKENDS:
+        raise ValueError(f"ssd_backend: {name!r} is unknown; choose one of auto, {', '.join(BACKENDS)}")
+    if reason := unavailable(name):
+        raise ValueError(f"ssd_backend: {name} cannot be used here ({reason}); install it, or use torch or auto")
+
+
+@cache
+def unavailable(name: str) -> str | None:
+    """Why a backend cannot be imported, or None."""
+    backend = BACKENDS[name]
+    if backend.load is None:
+        return None
+    try:
+        backend.load()
+    except Exception as error:  # a kernel package can fail to import in any way: built for another torch, no driver
+        return f"{backend.package}: {' '.join(str(error).split())[:200]}"
+    return None
+
+
+def resolve_backend(name: str, device: torch.device) -> str:
+    """The backend that `name` means on a device: auto is a compiled kernel on CUDA where there is one, else torch."""
+    if name != "auto":
+        check_backend(name)
+        return name
+    if device.type == "cuda":
+        for candidate in ("mamba_ssm", "fla"):
+            if unavailable(candidate) is None:
+                return candidate
+    return "torch"

@@ -1,0 +1,55 @@
+"""A foreign kernel as one opaque PyTorch operator: torch.compile neither traces into it nor breaks the graph at it.
+
+torch.compile over mamba_ssm's autograd function gave NaNs (pytorch/pytorch#146129). The backward pass runs the kernel's
+own autograd function once more from the saved inputs, so nothing of its internals is relied on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+
+def opaque(name: str, kernel: Callable[..., tuple[Tensor, Tensor]]) -> Callable[..., tuple[Tensor, Tensor]]:
+    """kernel(values, ..., initial, chunk=) -> (y shaped like values, final shaped like initial), as lingen::<name>.
+
+    The operator takes ([values, ..., initial], chunk). `kernel` must hand its tensors to an autograd.Function as they
+    are: inside an operator PyTorch records no other operation.
+    """
+
+    @torch.library.custom_op(f"lingen::{name}", mutates_args=())
+    def forward(tensors: Sequence[Tensor], chunk: int) -> tuple[Tensor, Tensor]:
+        y, final = kernel(*tensors, chunk=chunk)
+        return y.contiguous(), final.float().contiguous()
+
+    @forward.register_fake
+    def _(tensors, chunk):
+        return _like(tensors[0]), _like(tensors[-1])
+
+    @torch.library.custom_op(f"lingen::{name}_backward", mutates_args=())
+    def backward(dy: Tensor, dfinal: Tensor, tensors: Sequence[Tensor], chunk: int) -> list[Tensor]:
+        inputs = [z.detach().requires_grad_() for z in tensors]
+        with torch.enable_grad():
+            outputs = kernel(*inputs, chunk=chunk)
+        gradients = torch.autograd.grad(outputs, inputs, (dy, dfinal.to(outputs[1].dtype)))
+        return [g.to(z.dtype).contiguous() for g, z in zip(gradients, inputs)]
+
+    @backward.register_fake
+    def _(dy, dfinal, tensors, chunk):
+        return [_like(z) for z in tensors]
+
+    def setup(ctx, inputs, output):
+        tensors, ctx.chunk = inputs
+        ctx.save_for_backward(*tensors)
+
+    def gradient(ctx, dy, dfinal):
+        return backward(dy.contiguous(), dfinal.contiguous(), list(ctx.saved_tensors), ctx.chunk), None
+
+    forward.register_autograd(gradient, setup_context=setup)
+    return forward
+
+
+def _like(z: Tensor) -> Tensor:
+    return torch.empty_like(z, memory_format=torch.contiguous_format)
