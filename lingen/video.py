@@ -1,0 +1,65 @@
+"""Frames out to where people look at them: mp4 files that every browser plays, and still grids."""
+
+from __future__ import annotations
+
+from fractions import Fraction
+from pathlib import Path
+
+import numpy as np
+
+
+def write_mp4(path: str | Path, frames_THW3: np.ndarray, fps: float = 16.0, crf: int = 18) -> Path:
+    """Write uint8 RGB frames as H.264 mp4 (yuv420p, index at the front, so that browsers play it while loading).
+
+    Odd heights or widths lose one row or column: yuv420p stores colour for pairs of pixels. Needs PyAV.
+
+    Raises:
+        ValueError: frames are not uint8 with shape (T >= 1, H >= 2, W >= 2, 3).
+    """
+    import av
+
+    frames = np.asarray(frames_THW3)
+    if frames.dtype != np.uint8 or frames.ndim != 4 or frames.shape[-1] != 3 or 0 in frames.shape:
+        raise ValueError(f"frames: need uint8 of shape (T, H, W, 3), got {frames.dtype} {frames.shape}")
+    height, width = frames.shape[1] // 2 * 2, frames.shape[2] // 2 * 2
+    if not height or not width:
+        raise ValueError(f"frames: need at least 2x2 pixels, got {frames.shape[1]}x{frames.shape[2]}")
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.part")  # a kill leaves no half video under the final name
+    with av.open(str(partial), "w", format="mp4", options={"movflags": "+faststart"}) as container:
+        rate = Fraction(fps).limit_denominator(1001)
+        stream = container.add_stream("libx264", rate=rate, options={"crf": str(crf), "preset": "fast"})
+        stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
+        for frame in frames:
+            picture = np.ascontiguousarray(frame[:height, :width])
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
+        container.mux(stream.encode())
+    partial.replace(path)
+    return path
+
+
+def to_uint8(video_CTHW) -> np.ndarray:
+    """A torch video (3, T, H, W) in [-1, 1] as uint8 (T, H, W, 3)."""
+    return ((video_CTHW.clamp(-1, 1) + 1) * 127.5).round().byte().permute(1, 2, 3, 0).cpu().numpy()
+
+
+def frame_grid(videos: list[np.ndarray], columns: int = 8, gap: int = 2) -> np.ndarray:
+    """A still picture of several videos: one row per video, `columns` frames evenly spaced in time.
+
+    Args: videos, each uint8 (T, H, W, 3), any sizes. Returns uint8 (rows * H + gaps, W, 3), white where there is none.
+    """
+    rows = []
+    for frames in videos:
+        picks = np.linspace(0, len(frames) - 1, min(columns, len(frames))).round().astype(int)
+        height, width = frames.shape[1:3]
+        row = np.full((height, len(picks) * (width + gap) - gap, 3), 255, np.uint8)
+        for i, pick in enumerate(picks):
+            row[:, i * (width + gap) : i * (width + gap) + width] = frames[pick]
+        rows.append(row)
+    grid = np.full((sum(r.shape[0] + gap for r in rows) - gap, max(r.shape[1] for r in rows), 3), 255, np.uint8)
+    top = 0
+    for row in rows:
+        grid[top : top + row.shape[0], : row.shape[1]] = row
+        top += row.shape[0] + gap
+    return grid
