@@ -57,7 +57,8 @@ def read_frames(
 
 def read_image(path: str | os.PathLike, size: tuple[int, int] | None = None, fit: str = "crop") -> np.ndarray:
     """uint8 (H, W, 3) of a photograph: EXIF turned, palette, CMYK, 16-bit and grey made RGB, alpha over white."""
-    image = to_rgb(open_image(os.fspath(path)))
+    image, _ = open_image(os.fspath(path), at_least=(2 * size[0], 2 * size[1]) if size else None)
+    image = to_rgb(image)
     if size is not None:
         height, width = _cover(image.height, image.width, size) if fit == "crop" else size
         image = image.resize((width, height), Image.Resampling.BICUBIC, reducing_gap=3.0)
@@ -112,8 +113,10 @@ def decode(path: str, known: Probe, start_s: float = 0.0, threads: int = 0) -> I
                     yield max(0.0, seconds), frame
 
 
-def picture(frame: av.VideoFrame, known: Probe, size: tuple[int, int], fit: str = "crop") -> np.ndarray:
-    """A decoded frame as upright uint8 RGB (H, W, 3) in `size`."""
+def picture(
+    frame: av.VideoFrame, known: Probe, size: tuple[int, int], fit: str = "crop", scaler: str = "BICUBIC"
+) -> np.ndarray:
+    """A decoded frame as upright uint8 RGB (H, W, 3) in `size`; scaler is one of swscale's (AREA is fast)."""
     height, width = _cover(known.height, known.width, size) if fit == "crop" else size
     stored = (height, width) if known.orientation[0] else (width, height)
     rgb = frame.reformat(
@@ -121,7 +124,7 @@ def picture(frame: av.VideoFrame, known: Probe, size: tuple[int, int], fit: str 
         height=stored[0],
         format="rgb48le" if known.hdr else "rgb24",
         src_colorspace=known.colour_matrix or None,
-        interpolation="BICUBIC",
+        interpolation=scaler,
         threads=1,
     ).to_ndarray()
     if known.hdr:

@@ -1,0 +1,206 @@
+"""report.html: what a person looks at after a curation. One static file, no scripts, nothing loaded from elsewhere.
+
+Everything that comes from manifests is escaped; pictures are JPEG data that we encoded ourselves.
+"""
+
+from __future__ import annotations
+
+import base64
+import html
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+
+from data_prep.scores import stills_inside
+
+SHEET = 24
+"""Clips per contact sheet."""
+
+STYLE = """
+:root{color-scheme:light dark;--line:#8884;--keep:#2a9d5c;--drop:#d1495b;--bar:#5b8def}
+body{font:15px/1.5 system-ui,sans-serif;max-width:72rem;margin:2rem auto;padding:0 1rem}
+h1{font-size:1.5rem}h2{font-size:1.15rem;margin-top:2.5rem;border-bottom:1px solid var(--line)}
+table{border-collapse:collapse}td,th{padding:.15rem .8rem .15rem 0;text-align:left;vertical-align:top}
+td.n{text-align:right;font-variant-numeric:tabular-nums}
+.tiles{display:flex;flex-wrap:wrap;gap:1.6rem}.tile b{display:block;font-size:1.6rem}
+.loud{background:#d1495b;color:#fff;padding:.8rem 1rem;border-radius:.4rem;font-weight:600}
+.sheet{display:grid;grid-template-columns:repeat(auto-fill,minmax(11rem,1fr));gap:.8rem}
+figure{margin:0;font-size:.78rem;overflow-wrap:anywhere}
+figure img{width:100%;height:7rem;object-fit:contain;background:#0002}
+.plots{display:grid;grid-template-columns:repeat(auto-fill,minmax(18rem,1fr));gap:1rem}
+svg{width:100%;height:auto}svg text{font:11px system-ui,sans-serif;fill:currentColor}
+.bar{display:inline-block;height:.7rem;background:var(--bar);vertical-align:middle}
+.keep{color:var(--keep)}.drop,.error{color:var(--drop)}
+"""
+
+
+def write(path: Path, config, found, ledger, outcomes, summary, stills) -> None:
+    """Write the report of one curation.
+
+    Args: config (CurateConfig), found (Candidates), ledger (Ledger), outcomes (of filter.apply), summary (Summary),
+    stills (Store of examine.STILL_SCHEMA).
+    """
+    parts = [
+        f"<h1>Curation of {_e(config.input)}</h1>",
+        _assumed(config, summary),
+        _tiles(summary),
+        "<h2 id=reasons>Why clips were left out</h2>" + _reasons(summary, ledger, outcomes),
+        "<h2 id=licenses>Licences of what was kept</h2>" + _licenses(summary),
+        "<h2 id=scores>Scores and thresholds</h2>" + _histograms(found, outcomes),
+        "<h2 id=sheets>Contact sheets</h2>" + _sheets(found, ledger, outcomes, stills),
+    ]
+    policy = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
+    head = (
+        '<!doctype html><html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width">'
+        f'<meta http-equiv="Content-Security-Policy" content="{policy}"><title>Curation report</title>'
+        f"<style>{STYLE}</style>"
+    )
+    path.write_text(head + "\n".join(part for part in parts if part) + "</html>\n", "utf-8")
+
+
+def _e(text: object) -> str:
+    return html.escape(str(text), quote=True)
+
+
+def _assumed(config, summary) -> str:
+    if config.license.assume is None:
+        return ""
+    return (
+        f"<p class=loud id=assumed>The licence {_e(config.license.assume)} was ASSUMED for every clip that states none "
+        "(--license.assume). Nobody has checked it; whoever ran this answers for it.</p>"
+    )
+
+
+def _tiles(summary) -> str:
+    tiles = [
+        (summary.inputs, "inputs"),
+        (summary.clips, "clips and inputs judged"),
+        (summary.kept, "kept"),
+        (summary.dropped, "dropped"),
+        (summary.errors, "errors"),
+        (f"{summary.hours_kept:.2f} h", f"of video kept, of {summary.hours_measured:.2f} h measured"),
+        (summary.images_kept, "photographs kept"),
+        (summary.files_read, "files read in this run"),
+    ]
+    return "<div class=tiles id=counts>" + "".join(f"<div class=tile><b>{a}</b>{b}</div>" for a, b in tiles) + "</div>"
+
+
+def _reasons(summary, ledger, outcomes) -> str:
+    any_failing = Counter(summary.reasons)
+    for rule in outcomes:
+        any_failing[rule.reason] = int((~rule.passed).sum())
+    most = max([*any_failing.values(), 1])
+    rows = "".join(
+        f"<tr><td>{_e(reason)}</td><td class=n>{summary.reasons.get(reason, 0)}</td><td class=n>{count}</td>"
+        f'<td><span class=bar style="width:{12 * count / most:.2f}rem"></span></td></tr>'
+        for reason, count in any_failing.most_common()
+        if count
+    )
+    head = "<tr><th>reason<th>first reason<th>would fail it<th></tr>"
+    return f"<table>{head}{rows}</table>" if rows else "<p>Nothing was left out.</p>"
+
+
+def _licenses(summary) -> str:
+    rows = "".join(f"<tr><td>{_e(k)}</td><td class=n>{v}</td></tr>" for k, v in summary.licenses.items())
+    return f"<table>{rows}</table>" if rows else "<p>Nothing was kept.</p>"
+
+
+def _histograms(found, outcomes) -> str:
+    plots = [_histogram(rule) for rule in outcomes if np.isfinite(rule.score).sum() > 1]
+    return f"<div class=plots>{''.join(plots)}</div>" if plots else "<p>No clip was measured.</p>"
+
+
+def _histogram(rule, bins: int = 40) -> str:
+    """Bars of one score, those beyond the threshold in the colour of dropping, and the threshold as a line."""
+    values = rule.score[np.isfinite(rule.score)]
+    low, high = min(values.min(), rule.threshold), max(values.max(), rule.threshold)
+    high = high if high > low else low + 1
+    counts, edges = np.histogram(values, bins, (low, high))
+    width, height, foot = 320.0, 110.0, 18.0
+    x = lambda v: (v - low) / (high - low) * width  # noqa: E731
+    bars = []
+    for count, left, right in zip(counts, edges, edges[1:]):
+        middle = (left + right) / 2
+        inside = middle >= rule.threshold if rule.rule.startswith("min_") else middle <= rule.threshold
+        h = height * float(np.sqrt(count / max(counts.max(), 1)))  # square root: rare bins stay visible
+        colour = "var(--keep)" if inside else "var(--drop)"
+        bars.append(
+            f'<rect x="{x(left):.1f}" y="{height - h:.1f}" width="{width / bins - 0.5:.1f}" height="{h:.1f}" '
+            f'fill="{colour}"><title>{left:.3g} to {right:.3g}: {count}</title></rect>'
+        )
+    at = x(rule.threshold)
+    line = f'<line x1="{at:.1f}" x2="{at:.1f}" y1="0" y2="{height}" stroke="currentColor" stroke-dasharray="3 2"/>'
+    failing = int((~rule.passed).sum())
+    label = f"{rule.rule.replace('_', ' ')} {rule.threshold:.3g}: {failing} of {len(values)} fail"
+    ticks = (
+        f'<text x="0" y="{height + foot - 4}">{low:.3g}</text>'
+        f'<text x="{width}" y="{height + foot - 4}" text-anchor="end">{high:.3g}</text>'
+    )
+    return (
+        f'<div>{_e(label)}<svg viewBox="0 0 {width:.0f} {height + foot:.0f}">{"".join(bars)}{line}{ticks}</svg></div>'
+    )
+
+
+def _sheets(found, ledger, outcomes, stills) -> str:
+    """Kept clips, the ones nearest to a threshold on either side, and dropped ones of every reason."""
+    has_still = np.array([stop is None or stop[0] == "spans" for stop in found.stopped])
+    groups = {
+        "Kept": _spread(np.flatnonzero(ledger.kept)),
+        "Borderline: nearest to a threshold": _borderline(outcomes, has_still & (ledger.verdict != "error")),
+        "Dropped": _each_reason(np.flatnonzero(has_still & (ledger.verdict == "drop")), ledger.reason),
+    }
+    wanted = {found.columns["content_hash"][i] for group in groups.values() for i in group}
+    pictures = {row["key"]: row for row in stills.rows(keys=wanted)} if wanted else {}
+    out = []
+    for title, group in groups.items():
+        figures = "".join(_figure(found, ledger, i, pictures) for i in group)
+        out.append(f"<h3>{title} ({len(group)} shown)</h3><div class=sheet>{figures or '<p>None.</p>'}</div>")
+    return "".join(out)
+
+
+def _spread(indices: np.ndarray, most: int = SHEET) -> list[int]:
+    return (
+        indices[np.linspace(0, len(indices) - 1, min(most, len(indices))).astype(int)].tolist() if len(indices) else []
+    )
+
+
+def _borderline(outcomes, eligible: np.ndarray, most: int = SHEET) -> list[int]:
+    if not outcomes or not eligible.any():
+        return []
+    distance = np.full(len(eligible), np.inf)
+    for rule in outcomes:
+        spread = np.nanstd(rule.score) if np.isfinite(rule.score).any() else 0.0
+        if spread > 0:
+            gap = np.abs(rule.score - rule.threshold) / spread
+            distance = np.fmin(distance, np.where(eligible, gap, np.inf))
+    order = np.argsort(distance, kind="stable")[:most]
+    return [int(i) for i in order if np.isfinite(distance[i])]
+
+
+def _each_reason(indices: np.ndarray, reasons: np.ndarray, most: int = SHEET) -> list[int]:
+    by_reason: dict[str, list[int]] = {}
+    for i in indices:
+        by_reason.setdefault(reasons[i], []).append(int(i))
+    each = max(1, most // max(1, len(by_reason)))
+    return [i for group in by_reason.values() for i in group[:each]][:most]
+
+
+def _figure(found, ledger, i: int, pictures: dict) -> str:
+    columns = found.columns
+    row = pictures.get(columns["content_hash"][i])
+    image = ""
+    if row:
+        at = stills_inside(row["still_s"], columns["start_s"][i], columns["end_s"][i])
+        data = base64.b64encode(row["jpeg"][at[len(at) // 2]]).decode()
+        image = f'<img alt="" loading="lazy" src="data:image/jpeg;base64,{data}">'
+    span = f" {columns['start_s'][i]:.1f} to {columns['end_s'][i]:.1f} s" if columns["end_s"][i] else ""
+    shown = ("motion", "scene_motion", "technical", "brightness")
+    scores = ", ".join(f"{n.replace('_', ' ')} {columns[n][i]:.2f}" for n in shown if np.isfinite(columns[n][i]))
+    verdict = ledger.verdict[i]
+    name = columns["uri"][i].rsplit("/", 1)[-1]
+    reason = f": {_e(ledger.reason[i])}" if ledger.reason[i] else ""
+    return (
+        f"<figure>{image}<figcaption><b class={verdict}>{verdict}{reason}</b><br>{_e(name)}{span}<br>{scores}"
+        f"<br>{_e(columns['caption'][i][:160])}</figcaption></figure>"
+    )

@@ -1,0 +1,72 @@
+"""From a file's measurements to a span's scores: what thresholds are applied to."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+VIDEO_SCORES = (
+    "motion",
+    "camera_motion",
+    "object_motion",
+    "moving_area",
+    "scene_motion",
+    "jitter",
+    "black",
+    "frozen",
+    "bars",
+)
+STILL_SCORES = ("technical", "sharpness", "contrast", "colourfulness", "exposure", "brightness")
+SCORES = ("seconds", "short_side", "damaged", *VIDEO_SCORES, *STILL_SCORES)
+BLACK_LEVEL = 24.0
+FROZEN_CHANGE = 0.05
+
+
+def span_scores(row: dict, start_s: float, end_s: float) -> dict[str, float]:
+    """All of SCORES for one span of a file (a row of examine.SCHEMA); NaN where a score has no meaning.
+
+    motion, camera_motion, object_motion: mean %/s of the diagonal. moving_area: share 0..1. scene_motion: the geometric
+    mean of object_motion and of moving_area in percent: both flow and pixels must say that something moves by itself.
+    jitter: median change of the camera's speed between samples, %/s. black, frozen: shares of samples. bars:
+    share of the picture under black bars.
+    """
+    out = dict.fromkeys(SCORES, math.nan)
+    out["short_side"] = float(min(row["width"], row["height"]))
+    out["damaged"] = row["damaged"]
+    out |= _still_scores(row, start_s, end_s)
+    if row["media_type"] == "image":
+        return out
+    out["seconds"] = end_s - start_s
+    top, bottom, left, right = row["bars"]
+    out["bars"] = 1 - (1 - top - bottom) * (1 - left - right)
+    times = np.asarray(row["sample_s"])
+    inside = (times >= start_s - 1e-6) & (times < end_s - 1e-6)
+    if not inside.any():
+        return out
+    luma, spread = (np.asarray(row[name])[inside] for name in ("sample_luma", "sample_spread"))
+    out["black"] = float((luma + spread / 2 < BLACK_LEVEL).mean())
+    pairs = inside & np.concatenate([[False], inside[:-1]])  # measured against a sample of the same span
+    if not pairs.any():
+        return out
+    for name in ("motion", "camera_motion", "object_motion", "moving_area"):
+        out[name] = float(np.asarray(row[name])[pairs].mean())
+    out["scene_motion"] = math.sqrt(out["object_motion"] * out["moving_area"] * 100)
+    out["frozen"] = float((np.asarray(row["sample_diff"])[pairs] < FROZEN_CHANGE).mean())
+    speed = np.stack([np.asarray(row["camera_x"])[pairs], np.asarray(row["camera_y"])[pairs]], 1)
+    out["jitter"] = float(np.median(np.hypot(*np.diff(speed, axis=0).T))) if len(speed) > 1 else 0.0
+    return out
+
+
+def stills_inside(still_s: list[float], start_s: float, end_s: float) -> list[int]:
+    """Indices of the stills in a span; of a span without one, the nearest."""
+    times = np.asarray(still_s)
+    if end_s <= start_s:
+        return list(range(len(times)))
+    inside = np.flatnonzero((times >= start_s - 1e-6) & (times < end_s - 1e-6))
+    return inside.tolist() if len(inside) else [int(np.abs(times - (start_s + end_s) / 2).argmin())]
+
+
+def _still_scores(row: dict, start_s: float, end_s: float) -> dict[str, float]:
+    at = stills_inside(row["still_s"], start_s, end_s)
+    return {name: float(np.asarray(row[name])[at].mean()) for name in STILL_SCORES}
