@@ -303,4 +303,4 @@ def _remove_partial_files(output: Path) -> None:
     """What a killed run was writing."""
     for tree in ("latents", "text"):
         for path in Path(output, tree).glob("*/.*.tar.*"):
-            path.unlink()
+            path.unlink(missing_ok=True)

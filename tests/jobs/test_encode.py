@@ -1,5 +1,6 @@
 """jobs/encode.py on real clips: right frames, right text, survives kill -9, says what is wrong before it starts."""
 
+import contextlib
 import csv
 import hashlib
 import os
@@ -154,10 +155,11 @@ def _start(inputs, output):
     return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
 
 
-def _wait_for(condition, seconds=120):
+def _wait_for(process, condition, seconds=120):
     end = time.monotonic() + seconds
     while not (found := condition()):
-        assert time.monotonic() < end, "waited in vain"
+        assert process.poll() is None, process.communicate()[0]
+        assert time.monotonic() < end, [p.cmdline() for p in psutil.Process(process.pid).children(recursive=True)]
         time.sleep(0.02)
     return found
 
@@ -165,17 +167,19 @@ def _wait_for(condition, seconds=120):
 def test_killed_driver_then_killed_worker_give_the_same_bytes(inputs, encoded, tmp_path):
     output = tmp_path / "out"
     first = _start(inputs, output)
-    done = _wait_for(lambda: list(output.glob("parts/latents/*/*.json")))
+    done = _wait_for(first, lambda: list(output.glob("parts/latents/*/*.json")))
     family = psutil.Process(first.pid).children(recursive=True)
     first.send_signal(signal.SIGKILL)
-    first.wait()
-    psutil.wait_procs(family, timeout=30)  # Ray's processes follow their driver
+    for process in family:  # Ray's processes follow their driver, but some only after seconds of further work
+        with contextlib.suppress(psutil.NoSuchProcess):
+            process.kill()
+    first.communicate()
     assert not (output / "manifest.json").exists()
     early = {p: p.stat().st_mtime_ns for part in done for p in [_tar(output, part)] if p.exists()}
 
     second = _start(inputs, output)
-    worker = _wait_for(lambda: _encoding_worker(second.pid))
-    _wait_for(lambda: len(list(output.glob("parts/latents/*/*.json"))) > len(done) or second.poll() is not None)
+    worker = _wait_for(second, lambda: _encoding_worker(second.pid))
+    _wait_for(second, lambda: len(list(output.glob("parts/latents/*/*.json"))) > len(done))
     if worker.is_running():
         os.kill(worker.pid, signal.SIGKILL)
     text, _ = second.communicate(timeout=200)
