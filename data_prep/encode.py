@@ -118,7 +118,7 @@ def encode(config: EncodeConfig) -> EncodeSummary:
         ValueError: bad configuration, before any work; or not one sample could be made.
     """
     started = time.time()
-    from lingen.tae import load_tae
+    from lingen.tae import load_tae, save_tae
 
     require_manifest(config.curated, "curate", "--curated")
     clips = read_clips(Path(config.curated, CLIPS))
@@ -129,6 +129,7 @@ def encode(config: EncodeConfig) -> EncodeSummary:
     if folder.finished:
         return EncodeSummary.of_folder(folder.path)
     _remove_partial_files(folder.path)
+    save_tae(tae, folder.path / "tae")  # latents are worth nothing without their decoder
 
     connect()
     pool_size(config.workers)

@@ -21,6 +21,7 @@ from lingen.buckets import Bucket
 from lingen.plan import BatchPlan, PlannedBatch, PlannedSample
 from lingen.shard_index import BucketIndex, ShardIndex
 from lingen.shards import DamagedSample
+from lingen.text import pad_text
 
 log = logging.getLogger(__name__)
 
@@ -153,7 +154,7 @@ class LatentLoader:
             bucket=batch.bucket,
             latent_BCTHW=latent_BCTHW,
             text=[
-                _pad([s[3][encoder] for s in samples], [sample.drop_text for sample in fed])
+                pad_text([s[3][encoder] for s in samples], [sample.drop_text for sample in fed])
                 for encoder in range(len(samples[0][3]))
             ],
             keys=[sample.key for sample in fed],
@@ -161,15 +162,3 @@ class LatentLoader:
             places=batch.slice(self.rank, self.world_size),
             replaced={key: sample.key for key, sample, _, _ in samples if key != sample.key},
         )
-
-
-def _pad(embeddings_LD: list[torch.Tensor], drop: list[bool]) -> tuple[torch.Tensor, torch.Tensor]:
-    """One encoder's embeddings as embedding_BLD, mask_BL; dropped rows are zero and all False."""
-    longest = max(e.shape[0] for e in embeddings_LD)
-    embedding_BLD = torch.zeros(len(embeddings_LD), longest, embeddings_LD[0].shape[1])
-    mask_BL = torch.zeros(len(embeddings_LD), longest, dtype=torch.bool)
-    for row, (embedding_LD, dropped) in enumerate(zip(embeddings_LD, drop)):
-        if not dropped:
-            embedding_BLD[row, : len(embedding_LD)] = embedding_LD
-            mask_BL[row, : len(embedding_LD)] = True
-    return embedding_BLD, mask_BL

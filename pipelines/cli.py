@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import io
 import logging
 import os
@@ -24,19 +25,19 @@ class Preempted(Exception):
     """The machine is being taken away: the state is saved, the same command goes on later."""
 
 
-def main(config_class: type[Config] | Callable[..., object], job: Callable[[Config], object] | None = None) -> None:
+def main(
+    config_class: type[Config], job: Callable[[Config], object], defaults: Callable[[list[str]], dict] | None = None
+) -> None:
     """Parse the command line into `config_class`, run `job` on it and exit: 0 done, 2 bad configuration, 75 preempted.
 
-    Without `job`, `config_class` is called with its own arguments (functions and dictionaries of subcommands).
+    `defaults` gives fields' defaults that depend on other flags, from the raw arguments.
     """
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
     # MLflow reports usage to its makers by default; our users did not ask for that.
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     os.environ.setdefault("DO_NOT_TRACK", "true")
     try:
-        config = parse(config_class)
-        if job is not None:
-            job(config)
+        job(parse(config_class, defaults=defaults(sys.argv[1:]) if defaults else {}))
     except ValueError as error:
         if not _raised_by_us(error):
             raise  # a bug or a library's complaint: the traceback is worth more than one line
@@ -50,12 +51,13 @@ def main(config_class: type[Config] | Callable[..., object], job: Callable[[Conf
     sys.exit(DONE)
 
 
-def parse(config_class, args: Sequence[str] | None = None):
+def parse(config_class, args: Sequence[str] | None = None, defaults: dict | None = None):
     """tyro's parser, with its boxed errors folded to one line on stderr and exit code 2."""
     captured = io.StringIO()
+    options = {"default": _with_defaults(config_class, defaults)} if defaults else {}
     try:
         with contextlib.redirect_stderr(captured):
-            return tyro.cli(config_class, args=args)
+            return tyro.cli(config_class, args=args, **options)
     except SystemExit as stop:
         if stop.code in (0, None):
             raise
@@ -66,6 +68,16 @@ def fail(message: str) -> None:
     """One line on stderr, exit 2."""
     print("error: " + " ".join(message.split()), file=sys.stderr)
     sys.exit(BAD_CONFIGURATION)
+
+
+def _with_defaults(config_class, defaults: dict):
+    """An instance for tyro to start from; fields without a default stay required."""
+    values = dict(defaults)
+    for field in dataclasses.fields(config_class):
+        required = field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
+        if required and field.name not in values:
+            values[field.name] = tyro.MISSING
+    return config_class(**values)
 
 
 def _raised_by_us(error: BaseException) -> bool:

@@ -1,0 +1,26 @@
+"""Train one stage of a recipe: python jobs/train.py --stage NAME --shards DIR --output DIR [--init DIR]"""
+
+from pipelines import cli
+from pipelines.recipes import find_stage
+from pipelines.training import TrainConfig, train
+
+
+def defaults(arguments: list[str]) -> dict:
+    """A stage's own settings are the defaults of --fit, so that --help shows them and flags change single ones."""
+    for before, after in zip(["", *arguments], [*arguments, ""]):
+        name = after if before == "--stage" else before.partition("--stage=")[2]
+        if name and not name.startswith("--"):
+            return {"fit": find_stage(name)[1].fit}
+    return {}
+
+
+def run(config: TrainConfig) -> None:
+    manifest = train(config)
+    outputs = manifest["outputs"]
+    print(cli.table([("stage", config.stage), ("steps", outputs["steps"]), ("seconds", manifest.get("seconds", 0))]))
+    print(f"\nmodel: {config.output}/model")
+    print(f"next: python jobs/generate.py --checkpoint {config.output} --prompt ... , or --init of a later stage")
+
+
+if __name__ == "__main__":
+    cli.main(TrainConfig, run, defaults=defaults)

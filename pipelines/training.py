@@ -1,0 +1,366 @@
+"""Ray Train around lingen.training: one stage on any number of workers, resumed from its own checkpoints."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from data_prep.cluster import connect
+from lingen.denoiser import Denoiser, DenoiserConfig
+from lingen.export import export_model, model_folder, read_about
+from lingen.manifest import OutputFolder, digest, file_digest, read_manifest, require_manifest, to_plain
+from lingen.presets import PRESETS
+from lingen.progress import Progress
+from lingen.sampler import SamplerConfig, sample
+from lingen.shard_index import ShardIndex
+from lingen.tae import load_tae
+from lingen.text import TextEncoderConfig, build_text_encoder, pad_text
+from lingen.training import EMA, FitConfig, Hooks, fit
+from lingen.video import to_uint8
+from pipelines.recipes import Recipe, TrainStage, find_stage
+from pipelines.tracking import Run, flatten, git_state
+
+log = logging.getLogger(__name__)
+
+PROMPTS = "prompts.safetensors"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class WorkerConfig:
+    """How many workers train, and what each gets. The loss curve does not depend on it."""
+
+    count: int = 1
+    """workers; the global batch is divided among them"""
+    cpus: float = 1
+    """CPUs that Ray reserves for each"""
+    gpus: float = 0
+    """GPUs for each; 0 trains on the CPU"""
+    threads: int = 0
+    """torch threads of each on the CPU; 0: the machine's CPUs divided by the workers"""
+    max_failures: int = 3
+    """restarts after a lost worker before the job gives up"""
+
+    def __post_init__(self):
+        if self.count < 1:
+            raise ValueError(f"workers.count: need at least one worker, got {self.count}")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TrainConfig:
+    """Train one stage of a recipe under Ray Train, and resume it when it was interrupted."""
+
+    stage: str
+    """stage of a recipe, such as demo_t2v_64p_2s or t2v_256p_17s; sets the defaults of --fit"""
+    shards: Path
+    """output folder of jobs/encode.py"""
+    output: Path
+    """folder for checkpoints, samples and the trained model; the same command resumes in it"""
+    init: Path | None = None
+    """output folder of the stage before; its weights are the start"""
+    fit: FitConfig = dataclasses.field(default_factory=FitConfig)
+    """how the stage is trained (defaults: the stage's)"""
+    prompts: tuple[str, ...] = ()
+    """prompts of the sample videos; default: the first two captions of the shards"""
+    sampler: SamplerConfig = dataclasses.field(default_factory=lambda: SamplerConfig(steps=20, guidance=4.0))
+    """how sample videos are drawn"""
+    workers: WorkerConfig = dataclasses.field(default_factory=WorkerConfig)
+    """the training workers"""
+    mlflow: str | None = None
+    """MLflow tracking URI; default: MLFLOW_TRACKING_URI, else mlflow.db beside the output folder"""
+    parent_run: str | None = None
+    """MLflow run that this stage belongs under"""
+    overwrite: bool = False
+    """replace an output folder made with other settings"""
+
+
+def train(config: TrainConfig) -> dict[str, Any]:
+    """Train the stage to its end; a finished folder of the same settings is left as it is. Returns the manifest.
+
+    Raises:
+        ValueError: bad configuration, before any work starts.
+        RuntimeError: training failed more often than workers.max_failures allows.
+    """
+    started = time.time()
+    recipe, stage = find_stage(config.stage)
+    encoded = require_manifest(config.shards, "encode", "--shards")
+    shards = select_shards(config.shards, stage)
+    if config.fit.batch_size < config.workers.count:
+        raise ValueError(
+            f"--workers.count: {config.workers.count} workers cannot share a batch of {config.fit.batch_size}"
+        )
+    architecture = stage_architecture(stage, shards, config.init)
+    indexes = {name: value for name, value in encoded["outputs"].items() if name.endswith(".parquet")}
+    inputs = {"shards": digest(indexes), "init": None}
+    if config.init:
+        inputs["init"] = file_digest(model_folder(config.init, "--init") / "ema.safetensors")
+    content = {"stage": stage.name, "preset": stage.preset, "fit": _curve_of(config.fit), "prompts": config.prompts}
+    folder = OutputFolder.open(config.output, "train", content, inputs, overwrite=config.overwrite)
+    if folder.finished:
+        log.info("%s is finished; nothing to do", folder.path)
+        return read_manifest(folder.path)
+
+    text = TextEncoderConfig(**encoded["config"]["text"])
+    prompts = config.prompts or first_captions(shards)
+    write_prompts(folder.path / PROMPTS, prompts, text, shards)
+    tae = tae_of_shards(shards)
+    about = describe(stage, shards, text, to_plain(prompts))
+    plan = {
+        "config": config,
+        "architecture": architecture.to_dict(),
+        "about": about,
+        "tae": str(tae.resolve()),
+        "run": {
+            "experiment": f"lingen-{recipe.name}",
+            "name": stage.name,
+            "uri": config.mlflow,
+            "params": _params(config, recipe, stage, architecture, shards),
+            "tags": {"stage": stage.name, "recipe": recipe.name, **git_state()},
+            "parent": config.parent_run,
+        },
+    }
+    connect()
+    _run_workers(plan, config, folder)
+    model = folder.path / "model"
+    return folder.publish(
+        {
+            "model": file_digest(model / "ema.safetensors"),
+            "steps": config.fit.steps,
+            "checkpoint": str(Path("checkpoints") / f"step_{config.fit.steps:08d}"),
+        },
+        started,
+    )
+
+
+def select_shards(folder: Path, stage: TrainStage) -> ShardIndex:
+    """The buckets that a stage trains on. ValueError naming --shards when there are none."""
+    try:
+        frames = None if stage.frames == 1 else stage.frames
+        return ShardIndex.open(folder).select(media=stage.media, resolution=stage.resolution, frames=frames)
+    except ValueError as error:
+        raise ValueError(f"--shards: {error}") from error
+
+
+def stage_architecture(stage: TrainStage, shards: ShardIndex, init: Path | None) -> DenoiserConfig:
+    """The preset, for these text encoders, with position tables as large as this stage needs (they never shrink).
+
+    Raises:
+        ValueError: `init` is another architecture, or was trained on another TAE's latents; both are named.
+    """
+    preset = dataclasses.replace(PRESETS[stage.preset], text_dims=tuple(shards.text_format.dims))
+    sizes = preset.position_sizes
+    if init is not None:
+        about = read_about(model_folder(init, "--init"))
+        before = DenoiserConfig.from_dict(about["model"])
+        if dataclasses.replace(before, position_sizes=sizes) != preset:
+            raise ValueError(
+                f"--init: {init} holds a {about['preset']} model, stage {stage.name} trains {stage.preset}; "
+                "choose a checkpoint of the same preset and text encoders"
+            )
+        if about["tae_digest"] != shards.format.tae_digest:
+            raise ValueError(
+                f"--init: {init} was trained on latents of TAE {about['tae_digest']}, "
+                f"these shards come from TAE {shards.format.tae_digest}"
+            )
+        sizes = before.position_sizes
+    grids = [preset.token_grid(bucket.bucket.latent_shape()[1:]) for bucket in shards.buckets.values()]
+    return dataclasses.replace(preset, position_sizes=tuple(max(axis) for axis in zip(sizes, *grids)))
+
+
+def first_captions(shards: ShardIndex, count: int = 2) -> tuple[str, ...]:
+    """Captions of the first samples with different captions, videos before images."""
+    captions: dict[str, None] = {}
+    for bucket in sorted(shards.buckets.values(), key=lambda b: b.bucket.media, reverse=True):
+        for row in range(min(len(bucket), 8)):
+            captions[bucket.metadata(row)["caption"]] = None
+    return tuple(captions)[:count]
+
+
+def write_prompts(path: Path, prompts: tuple[str, ...], text: TextEncoderConfig, shards: ShardIndex) -> None:
+    """Embed the sample prompts once, here, so that training workers need no text encoder.
+
+    Raises:
+        ValueError: the encoder built from the shards' settings is not the one that made the shards.
+    """
+    from safetensors.torch import save_file
+
+    encoder = build_text_encoder(text)
+    if encoder.digest != shards.text_format.digests[0]:
+        raise ValueError(
+            f"--shards: made with text encoder {shards.text_format.names[0]} ({shards.text_format.digests[0]}), "
+            f"but these settings build {encoder.digest}; use the same open_clip version and weights"
+        )
+    embedding, mask = pad_text(encoder.encode(prompts))
+    save_file({"embedding": embedding, "mask": mask}, path)
+
+
+def tae_of_shards(shards: ShardIndex) -> Path:
+    """The folder of the TAE that the shards were encoded with; jobs/encode.py puts a copy beside them.
+
+    Raises:
+        ValueError: it is not there, or is another one by now.
+    """
+    folder = Path(shards.folder) / "tae"
+    if load_tae(folder).digest != shards.format.tae_digest:
+        raise ValueError(f"--shards: the TAE in {folder} is not the one that made these latents; encode again")
+    return folder
+
+
+def describe(stage: TrainStage, shards: ShardIndex, text: TextEncoderConfig, prompts: list[str]) -> dict[str, Any]:
+    """What the exported model's config.json says beside the architecture."""
+    largest = max(shards.buckets.values(), key=lambda b: (b.bucket.frames, len(b))).bucket
+    return {
+        "stage": stage.name,
+        "preset": stage.preset,
+        "resolution": stage.resolution,
+        "frames": stage.frames,
+        "fps": shards.format.fps,
+        "bucket": largest.name,
+        "tae_digest": shards.format.tae_digest,
+        "text": [to_plain(text)],
+        "text_names": shards.text_format.names,
+        "text_digests": shards.text_format.digests,
+        "prompts": prompts,
+    }
+
+
+def _curve_of(fit_config: FitConfig) -> dict:
+    """The part of the configuration that decides the loss curve and the weights."""
+    bookkeeping = ("checkpoint_every", "keep_checkpoints", "log_every", "sample_every", "micro_batch", "max_skips")
+    return {
+        k: v for k, v in to_plain(fit_config).items() if k not in (*bookkeeping, "compile", "activation_checkpointing")
+    }
+
+
+def _params(config, recipe: Recipe, stage: TrainStage, architecture: DenoiserConfig, shards: ShardIndex) -> dict:
+    parameters = sum(p.numel() for p in _meta(architecture).parameters())
+    return flatten(
+        {
+            "recipe": recipe.name,
+            "preset": stage.preset,
+            "parameters": parameters,
+            "fit": to_plain(config.fit),
+            "data": {name: len(bucket) for name, bucket in shards.buckets.items()},
+            "tae": shards.format.tae_digest,
+            "text": shards.text_format.names[0],
+            "init": str(config.init),
+            "workers": config.workers.count,
+        }
+    )
+
+
+def _meta(architecture: DenoiserConfig) -> Denoiser:
+    with torch.device("meta"):
+        return Denoiser(architecture)
+
+
+def _run_workers(plan: dict, config: TrainConfig, folder: OutputFolder) -> None:
+    from ray.train import FailureConfig, RunConfig, ScalingConfig
+    from ray.train.torch import TorchConfig, TorchTrainer
+
+    workers = config.workers
+    scaling = ScalingConfig(
+        num_workers=workers.count,
+        use_gpu=workers.gpus > 0,
+        resources_per_worker={"CPU": workers.cpus, **({"GPU": workers.gpus} if workers.gpus else {})},
+    )
+    TorchTrainer(
+        _worker,
+        train_loop_config=plan,
+        scaling_config=scaling,
+        torch_config=TorchConfig(backend="nccl" if workers.gpus else "gloo"),
+        run_config=RunConfig(
+            # The key in the name: Ray Train resumes by name, and other settings must not.
+            name=f"{config.stage}-{folder.key}",
+            storage_path=str((folder.path / "ray").resolve()),
+            failure_config=FailureConfig(max_failures=workers.max_failures),
+        ),
+    ).fit()
+
+
+def _worker(plan: dict) -> None:
+    """One worker of a stage; runs in a Ray Train worker process."""
+    import torch.distributed as dist
+
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
+    config: TrainConfig = plan["config"]
+    threads = config.workers.threads or max(1, (os.cpu_count() or 1) // config.workers.count)
+    torch.set_num_threads(threads)
+    architecture = DenoiserConfig.from_dict(plan["architecture"])
+    _, stage = find_stage(config.stage)
+    output = config.output
+    rank = dist.get_rank()
+    run = Run(output / "tracking", **plan["run"]) if rank == 0 else None
+    preview = Preview(plan, run)
+    progress = Progress(f"train {stage.name}", config.fit.steps, unit="steps") if rank == 0 else None
+
+    def on_log(step: int, metrics: dict[str, float]) -> None:
+        if run is None:
+            return
+        run.metrics(step, metrics)
+        progress.update(step - progress.done, note=f"loss {metrics['loss']:.4f}")
+
+    try:
+        model, ema, _ = fit(
+            config.fit,
+            architecture,
+            select_shards(config.shards, stage),
+            output,
+            init=model_folder(config.init, "--init") if config.init else None,
+            hooks=Hooks(log=on_log, sample=preview),
+        )
+        raw, averaged = whole_weights(model, ema)
+        if rank == 0:
+            export_model(output / "model", raw, averaged, architecture, plan["about"], Path(plan["tae"]))
+            run.artifact(output / "model" / "config.json", "model")
+    except BaseException:
+        if run is not None:
+            run.close("FAILED", timeout_s=5)
+        raise
+    if run is not None:
+        progress.close()
+        run.close()
+
+
+def whole_weights(model: Denoiser, ema: EMA) -> tuple[dict, dict]:
+    """(raw, averaged) unsharded state dictionaries; called by every rank."""
+
+    def whole(tensor):
+        return tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor
+
+    raw = {name: whole(p.detach()) for name, p in model.named_parameters()}
+    return raw, {name: whole(p) for name, p in ema.weights.items()}
+
+
+class Preview:
+    """Sample videos for fixed prompts and fixed noise, drawn by all ranks together, decoded and logged by rank 0."""
+
+    def __init__(self, plan: dict, run: Run | None):
+        from safetensors.torch import load_file
+
+        from lingen.buckets import Bucket
+
+        self._config: TrainConfig = plan["config"]
+        self._run, self._about = run, plan["about"]
+        prompts = load_file(self._config.output / PROMPTS)
+        self._text = [(prompts["embedding"], prompts["mask"])]
+        self._bucket = Bucket.parse(self._about["bucket"])
+        self._tae = load_tae(plan["tae"]) if run is not None else None
+
+    def __call__(self, step: int, model: Denoiser) -> None:
+        device = next(model.parameters()).device
+        count = len(self._text[0][0])
+        shape = (count, *self._bucket.latent_shape(model.config.latent_channels))
+        noise = torch.randn(shape, generator=torch.Generator().manual_seed(0)).to(device)
+        text = [(embedding.to(device), mask.to(device)) for embedding, mask in self._text]
+        latents = sample(model, noise, text, self._config.sampler)
+        if self._run is None:
+            return
+        videos = [to_uint8(self._tae.decode(latent[None].float().cpu(), self._bucket.frames)[0]) for latent in latents]
+        name = "image" if self._bucket.frames == 1 else "video"
+        self._run.video(name, step, videos, self._about["fps"])

@@ -1,0 +1,179 @@
+"""The training loop on real processes with gloo, at tiny size."""
+
+import dataclasses
+import json
+import os
+import socket
+import subprocess
+import sys
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+import lingen
+from lingen.training import FitConfig, learning_rate
+
+SCRIPT = """
+import json, sys
+from pathlib import Path
+import torch, torch.distributed as dist
+from lingen import training
+from lingen.checkpoint import checkpoints
+from lingen.denoiser import DenoiserConfig
+from lingen.export import export_model
+from lingen.manifest import write_json
+from lingen.shard_index import ShardIndex
+
+options = json.loads(sys.argv[1])
+torch.set_num_threads(1)
+torch.use_deterministic_algorithms(True)
+dist.init_process_group("gloo")
+architecture = DenoiserConfig(
+    latent_channels=options["channels"], width=32, depth=2, heads=2, mamba2_state=8, ssm_head_dim=16,
+    text_dims=tuple(options["dims"]), position_sizes=tuple(options.get("positions", (4, 4, 4))))
+out = Path(options["output"])
+losses = []
+def log(step, metrics):
+    if dist.get_rank() == 0:
+        with open(out / "losses.jsonl", "a") as f:
+            f.write(json.dumps({"step": step, **metrics}) + "\\n")
+hooks = training.Hooks(log=log, stop=lambda: bool(options.get("stop")))
+model, ema, finished = training.fit(
+    training.FitConfig(**options["fit"]), architecture, ShardIndex.open(options["shards"]), out,
+    init=Path(options["init"]) if options.get("init") else None, hooks=hooks)
+if finished:
+    raw = {n: p.full_tensor() for n, p in model.named_parameters()}
+    averaged = {n: p.full_tensor() for n, p in ema.weights.items()}
+    if dist.get_rank() == 0:
+        (out / "tae").mkdir(exist_ok=True)
+        export_model(out / "model", raw, averaged, model.config, {}, out / "tae")
+dist.destroy_process_group()
+"""
+
+FIT = {
+    "steps": 6,
+    "batch_size": 6,
+    "image_ratio": "1:2",
+    "lr": 3e-3,
+    "lr_end": 3e-4,
+    "warmup": 2,
+    "checkpoint_every": 2,
+    "log_every": 1,
+    "ema_decay": 0.9,
+}
+
+
+def train(workers, output, shards, fit=FIT, **options):
+    """Run the loop on some workers, as torchrun would."""
+    output.mkdir(exist_ok=True)
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        port = s.getsockname()[1]
+    channels = 16
+    payload = json.dumps({"shards": str(shards), "output": str(output), "fit": fit, "channels": channels, **options})
+    processes = []
+    for rank in range(workers):
+        env = os.environ | {
+            "RANK": str(rank),
+            "WORLD_SIZE": str(workers),
+            "MASTER_ADDR": "127.0.0.1",
+            "MASTER_PORT": str(port),
+            "OMP_NUM_THREADS": "1",
+        }
+        command = [sys.executable, "-c", SCRIPT, payload]
+        processes.append(subprocess.Popen(command, env=env, stderr=subprocess.PIPE, text=True))
+    errors = [p.communicate(timeout=300)[1] for p in processes]
+    assert all(p.returncode == 0 for p in processes), errors[0][-3000:]
+    lines = [json.loads(line) for line in (output / "losses.jsonl").read_text().splitlines()]
+    return {line["step"]: line for line in lines}, errors[0]
+
+
+@pytest.fixture
+def shards(make_shards):
+    folder = make_shards({"image_64x64": 7, "video_64x64_16f": 9})
+    return folder if isinstance(folder, (str, os.PathLike)) else folder.folder
+
+
+@pytest.fixture
+def undisturbed(tmp_path, shards):
+    return train(1, tmp_path / "undisturbed", shards, dims=[8, 6])
+
+
+def test_interrupted_and_resharded_training_is_the_same_curve(tmp_path, shards, undisturbed):
+    expected, _ = undisturbed
+    out = tmp_path / "resharded"
+    train(2, out, shards, dims=[8, 6], stop=True)  # stops after its first checkpoint, step 2
+    curve, log = train(3, out, shards, dims=[8, 6])
+    assert sorted(curve) == sorted(expected)
+    for step, line in expected.items():
+        assert curve[step]["loss"] == pytest.approx(line["loss"], rel=1e-5), step
+    a = load_file(tmp_path / "undisturbed" / "model" / "ema.safetensors")
+    b = load_file(out / "model" / "ema.safetensors")
+    assert a.keys() == b.keys()
+    for name in a:
+        torch.testing.assert_close(b[name], a[name], atol=1e-4, rtol=1e-3)
+
+
+def test_resumed_on_one_worker_is_bitwise_the_same(tmp_path, shards, undisturbed):
+    expected, _ = undisturbed
+    out = tmp_path / "resumed"
+    train(1, out, shards, dims=[8, 6], stop=True)
+    curve, _ = train(1, out, shards, dims=[8, 6])
+    assert [curve[s]["loss"] for s in sorted(curve)] == [expected[s]["loss"] for s in sorted(expected)]
+
+
+def test_accumulation_checkpointing_do_not_change_the_curve(tmp_path, shards, undisturbed):
+    expected, _ = undisturbed
+    fit = FIT | {"micro_batch": 2, "activation_checkpointing": True}
+    curve, _ = train(1, tmp_path / "accumulated", shards, fit=fit, dims=[8, 6])
+    for step, line in expected.items():
+        assert curve[step]["loss"] == pytest.approx(line["loss"], rel=1e-5), step
+
+
+def test_a_damaged_checkpoint_falls_back_to_the_one_before(tmp_path, shards, undisturbed):
+    expected, _ = undisturbed
+    out = tmp_path / "damaged"
+    train(1, out, shards, dims=[8, 6], fit=FIT | {"steps": 4})
+    newest = sorted((out / "checkpoints").glob("step_*"))[-1]
+    for shard in newest.glob("*.distcp"):
+        shard.write_bytes(shard.read_bytes()[:100])
+    (out / "losses.jsonl").unlink()
+    curve, log = train(1, out, shards, dims=[8, 6], fit=FIT | {"steps": 4})
+    assert min(curve) == 3, "went on from step 2, not from the damaged step 4"
+    assert "cannot be read" in log
+    assert newest.with_name(f"damaged_{newest.name}").is_dir()
+
+
+def test_other_data_is_refused(tmp_path, shards, make_shards):
+    out = tmp_path / "out"
+    train(1, out, shards, dims=[8, 6], fit=FIT | {"steps": 2})
+    with pytest.raises(AssertionError, match="trained on other shards"):
+        train(1, out, shards, dims=[8, 6], fit=FIT | {"seed": 1})
+
+
+def test_next_stage_starts_from_the_last_with_grown_positions(tmp_path, shards, undisturbed):
+    expected, _ = undisturbed
+    before = lingen.load(tmp_path / "undisturbed")
+    curve, _ = train(
+        1, tmp_path / "next", shards, dims=[8, 6], positions=[6, 8, 4], init=str(tmp_path / "undisturbed" / "model")
+    )
+    after = lingen.load(tmp_path / "next")
+    assert before.config.position_sizes == (4, 4, 4)
+    assert after.config.position_sizes == (6, 8, 4)
+    assert curve[1]["loss"] < expected[1]["loss"], "it did not start from random weights"
+
+
+def test_learning_rate_warms_up_and_falls_to_its_end():
+    config = FitConfig(steps=100, warmup=10, lr=1.0, lr_end=0.1)
+    rates = [learning_rate(config, s) for s in range(100)]
+    assert rates[0] == pytest.approx(0.1)
+    assert max(rates) == rates[9] == pytest.approx(1.0)
+    assert rates[-1] == pytest.approx(0.1)
+    assert all(a >= b for a, b in zip(rates[10:], rates[11:]))
+
+
+@pytest.mark.parametrize("bad", [{"steps": 0}, {"ema_decay": 1.0}, {"lr": 0.0}])
+def test_bad_settings_are_named(bad):
+    with pytest.raises(ValueError, match=f"fit.{next(iter(bad))}"):
+        dataclasses.replace(FitConfig(), **bad)
