@@ -51,11 +51,7 @@ def ssd_chunked(
     local_BKNHP = (B_BKQN.transpose(-1, -2) @ weighted).float().unflatten(-1, (H, P))
     decay_BK1H1 = total_BKH.exp()[:, :, None, :, None]
     initial_BNHP = initial_BHPN.float().permute(0, 3, 1, 2)
-    if reverse:
-        local_BKNHP, decay_BK1H1 = local_BKNHP.flip(1), decay_BK1H1.flip(1)
-    before_BKNHP, final_BNHP = linear_recurrence(decay_BK1H1, local_BKNHP, initial_BNHP)
-    if reverse:
-        before_BKNHP = before_BKNHP.flip(1)
+    before_BKNHP, final_BNHP = linear_recurrence(decay_BK1H1, local_BKNHP, initial_BNHP, reverse)
     across = (C_BKQN @ before_BKNHP.to(dtype).flatten(3)).unflatten(-1, (H, P))
 
     y_BKQHP = torch.addcmul(inside_BKQHP, across, reach_BKQH.exp().to(dtype)[..., None])
