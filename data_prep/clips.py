@@ -14,7 +14,7 @@ import pyarrow as pa
 from data_prep.license import Decision
 from data_prep.measure import Measured
 from data_prep.scores import SCORES, span_scores
-from data_prep.shots import ShotConfig, cuts
+from data_prep.shots import Candidate, ShotConfig, cuts
 from data_prep.spans import Span, SpanConfig, spans
 
 FIELDS = (
@@ -80,7 +80,8 @@ def _spans_of(signals: dict, shots: ShotConfig, config: SpanConfig) -> list[tupl
     if signals["media_type"] == "image":
         pieces = [Span(0.0, 0.0)]
     else:
-        edges = cuts(list(zip(signals["cut_s"], signals["cut_change"], signals["cut_ratio"])), shots)
+        names = ("cut_s", "cut_change", "cut_histogram", "cut_ratio")
+        edges = cuts((Candidate(*c) for c in zip(*(signals[name] for name in names))), shots)
         pieces = spans(signals["duration_s"], edges, config)
     return [(piece, facts | span_scores(signals, piece.start_s, piece.end_s)) for piece in pieces]
 

@@ -20,7 +20,7 @@ from data_prep.frames import decode, picture, read_image
 from data_prep.planes import grey, planes
 from data_prep.probe import MediaError, Probe, probe
 
-VERSION = 1
+VERSION = 2
 """Raise when a measurement changes its meaning: stored rows of older versions are then measured anew."""
 MOST_STILLS = 2000
 PROBED = (
@@ -65,10 +65,11 @@ SCHEMA = pa.schema(
         ("variable_rate", pa.bool_()),
         ("hdr", pa.string()),
         ("has_audio", pa.bool_()),
-        ("damaged", pa.float32()),  # share of frames that are missing or decoded with errors
+        ("damaged", pa.float32()),  # share of frames lost to, or decoded with, errors
         ("bars", _floats),  # shares of the picture that are black bars: top, bottom, left, right
         ("cut_s", pa.list_(pa.float64())),  # candidates
         ("cut_change", _floats),
+        ("cut_histogram", _floats),
         ("cut_ratio", _floats),
         ("sample_s", pa.list_(pa.float64())),
         ("sample_luma", _floats),  # mean, 0..255
@@ -108,7 +109,7 @@ def examine(path: str, config: ExamineConfig, threads: int = 1) -> tuple[dict, l
         signals.still(0.0, read_image(path, _still_size(known)))
         signals.frames = 1
     else:
-        with closing(decode(path, known, threads=threads)) as frames:
+        with closing(decode(path, known, threads=threads, on_damage=signals.damage)) as frames:
             for seconds, frame in frames:
                 signals.frame(seconds, frame)
     if not signals.still_s:
@@ -133,8 +134,8 @@ class _Signals:
         self.grey_size = motion.small_size(*((known.width, known.height) if turned else (known.height, known.width)))
         self.still_step = max(config.still_every_s, known.duration_s / MOST_STILLS)
         self.frames = self.corrupt = 0
-        self.times, self.changes = [], []
-        self.before_signature = self.before_grey = None
+        self.cuts = shots.CutFinder()
+        self.before_grey = None
         self.next_sample_s, self.next_still_s = 0.0, min(self.still_step / 2, known.duration_s / 2)
         self.samples: dict[str, list] = {name: [] for name in SCHEMA.names if name.startswith("sample_")}
         self.motions: list[motion.Motion] = []
@@ -145,22 +146,20 @@ class _Signals:
         self.frames += 1
         self.corrupt += frame.is_corrupt
         parts = planes(frame)
-        signature = shots.signature(parts)
-        same = self.before_signature is not None and len(signature) == len(self.before_signature)
-        size = shots.change(self.before_signature, signature) if same else 0.0
-        self.before_signature = signature
-        self.times.append(seconds)
-        self.changes.append(size)
+        change = self.cuts.add(seconds, parts)
         if seconds >= self.next_sample_s - 1e-3:
             self.next_sample_s = max(self.next_sample_s, seconds - 0.5 / self.config.sample_fps)
             self.next_sample_s += 1 / self.config.sample_fps
             self._sample(seconds, grey(frame, parts[0], self.grey_size))
         # A shot's first still comes soon after its cut, so that short shots have one too.
-        if size > 3 * shots.FLOOR:
+        if change > 3 * shots.FLOOR:
             self.next_still_s = min(self.next_still_s, seconds + 0.3)
         if seconds >= self.next_still_s - 1e-3:
             self.next_still_s = seconds + self.still_step
             self.still(seconds, picture(frame, self.known, _still_size(self.known), scaler="AREA"))
+
+    def damage(self) -> None:
+        self.corrupt += 1
 
     def _sample(self, seconds: float, small: np.ndarray) -> None:
         low, high = np.percentile(small[::2, ::2], (5, 95))
@@ -183,8 +182,7 @@ class _Signals:
         self.jpegs.append(data.tobytes() if ok else b"")
 
     def row(self) -> dict:
-        found = shots.candidates(np.array(self.times), np.array(self.changes)) if self.times else []
-        missing = max(0, (self.known.frame_count or 0) - self.frames)
+        found = self.cuts.candidates()
         fields = {
             "motion": "total",
             "camera_motion": "camera",
@@ -195,11 +193,12 @@ class _Signals:
         }
         names = ("sharpness", "contrast", "colourfulness", "exposure", "brightness")
         return {
-            "damaged": (self.corrupt + missing) / max(1, self.frames + missing),
+            "damaged": min(1.0, self.corrupt / max(1, self.frames)),
             "bars": black_bars(self.brightest, self.known.orientation) if self.brightest is not None else [0.0] * 4,
-            "cut_s": [c[0] for c in found],
-            "cut_change": [c[1] for c in found],
-            "cut_ratio": [c[2] for c in found],
+            "cut_s": [c.seconds for c in found],
+            "cut_change": [c.change for c in found],
+            "cut_histogram": [c.histogram for c in found],
+            "cut_ratio": [c.ratio for c in found],
             **self.samples,
             **{column: [getattr(m, name) for m in self.motions] for column, name in fields.items()},
             "still_s": self.still_s,

@@ -8,7 +8,7 @@ pixels, hidden VP8 frames, HDR). Which one is decided per file, by comparing dec
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 
 import av
@@ -83,10 +83,13 @@ def shown_index(frame_times_s: np.ndarray, times_s: Sequence[float]) -> np.ndarr
     return np.clip(at, 0, len(frame_times_s) - 1)
 
 
-def decode(path: str, known: Probe, start_s: float = 0.0, threads: int = 0) -> Iterator[tuple[float, av.VideoFrame]]:
+def decode(
+    path: str, known: Probe, start_s: float = 0.0, threads: int = 0, on_damage: Callable[[], object] = lambda: None
+) -> Iterator[tuple[float, av.VideoFrame]]:
     """(seconds from the first shown frame, decoded frame) in display order, from the key frame at or before start_s.
 
-    Damaged packets are skipped: what is yielded is what a player shows. Memory is flat: one frame at a time.
+    Damaged packets are skipped, each told to on_damage: what is yielded is what a player shows. Memory is flat: one
+    frame at a time.
     """
     with open_video(path) as container:
         stream = video_stream(container)
@@ -102,6 +105,7 @@ def decode(path: str, known: Probe, start_s: float = 0.0, threads: int = 0) -> I
             try:
                 frames = packet.decode()
             except av.FFmpegError:
+                on_damage()
                 continue
             for frame in frames:
                 if frame.pts is None or origin is None:

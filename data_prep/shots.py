@@ -1,35 +1,101 @@
 """Where one shot ends and the next begins, on presentation times, so that variable frame rates are right.
 
-Every decoded frame leaves a signature: a coarse grid of luma and chroma samples. A cut is a change of signature that is
-large and stands out from the changes around it (a fast pan changes much, but steadily).
+Every decoded frame leaves a signature: luma and chroma samples on a coarse grid. From one frame to the next two things
+are compared: the samples in place, and their histograms (of the upper and the lower half), which a moving camera or
+object changes little. A cut is a change that stands out in both from the frames around it: a fast pan changes much, but
+steadily, and a flicker changes the one and not the other.
+
+S: samples of a signature; B: histogram bins.
 """
 
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterable
+from typing import NamedTuple
 
 import numpy as np
 
 GRID = (24, 40)
-FLOOR = 4.0
-"""Changes below this are never cuts; above it they are kept as candidates, so that thresholds can move later."""
 NEIGHBOURS = 4
+"""Frames to either side that a change is compared with."""
+FLOOR = 4.0
+"""Smaller changes are never cuts; larger ones that stand out at all are kept, so that thresholds can move later."""
+FLOOR_RATIO = 1.5
+FLOOR_HISTOGRAM = 0.02
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ShotConfig:
-    min_change: float = 14.0
+    min_change: float = 10.0
     """Mean change of luma and chroma (levels of 255) between two frames from which a cut is possible."""
-    min_ratio: float = 2.5
-    """How many times the changes around it a cut's change must be."""
+    min_histogram: float = 0.05
+    """Share of the picture whose levels change: a jump of the encoder at a key frame stays below."""
+    min_ratio: float = 3.4
+    """How much a cut stands out: the product of its change over the changes around it, in place and of histograms."""
 
     def __post_init__(self):
-        if self.min_change < FLOOR:
-            raise ValueError(f"--shots.min-change: {self.min_change} is under the smallest change kept ({FLOOR})")
+        floors = {"min_change": FLOOR, "min_histogram": FLOOR_HISTOGRAM, "min_ratio": FLOOR_RATIO}
+        for field, least in floors.items():
+            if getattr(self, field) < least:
+                flag = field.replace("_", "-")
+                raise ValueError(f"--shots.{flag}: {getattr(self, field)} is under the smallest value kept ({least})")
+
+
+class Candidate(NamedTuple):
+    """A change between two frames: time of the second (seconds), and what ShotConfig compares with."""
+
+    seconds: float
+    change: float
+    histogram: float
+    ratio: float
+
+
+class CutFinder:
+    """Takes the planes of one frame after another; `candidates` at the end."""
+
+    def __init__(self):
+        self.times_s: list[float] = []
+        self.changes: list[float] = []
+        self.histogram_changes: list[float] = []
+        self._before: tuple[np.ndarray, np.ndarray] | None = None
+
+    def add(self, seconds: float, planes: list[np.ndarray]) -> float:
+        """The frame's change from the one before, in levels of 255; 0 for the first."""
+        samples = signature(planes)
+        counts = histogram(samples)
+        change = histogram_change = 0.0
+        if self._before is not None and len(self._before[0]) == len(samples):
+            change = float(np.abs(samples - self._before[0]).sum(dtype=np.int64)) / (GRID[0] * GRID[1])
+            histogram_change = float(np.abs(counts - self._before[1]).sum()) / (2 * len(samples))
+        self._before = samples, counts
+        self.times_s.append(seconds)
+        self.changes.append(change)
+        self.histogram_changes.append(histogram_change)
+        return change
+
+    def candidates(self) -> list[Candidate]:
+        """All that thresholds may call a cut."""
+        changes, histograms = np.array(self.changes), np.array(self.histogram_changes)
+        out = []
+        for i in np.flatnonzero((changes >= FLOOR) & (histograms >= FLOOR_HISTOGRAM)):
+            ratio = _stands_out(changes, i, 1.0) * _stands_out(histograms, i, 0.01)
+            if ratio >= FLOOR_RATIO:
+                out.append(Candidate(self.times_s[i], float(changes[i]), float(histograms[i]), ratio))
+        return out
+
+
+def cuts(found: Iterable[Candidate], config: ShotConfig) -> list[float]:
+    """Times (seconds) of the first frame of every shot but the first."""
+    return [
+        c.seconds
+        for c in found
+        if c.change >= config.min_change and c.histogram >= config.min_histogram and c.ratio >= config.min_ratio
+    ]
 
 
 def signature(planes: list[np.ndarray]) -> np.ndarray:
-    """int16 (S,): samples of the luma plane and, where there are any, the chroma planes on a coarse grid."""
+    """int16 (S,): samples of the luma plane and, where there are any, of the chroma planes."""
     parts = []
     for plane in planes:
         rows = np.linspace(0, plane.shape[0] - 1, GRID[0]).astype(np.intp)
@@ -38,25 +104,16 @@ def signature(planes: list[np.ndarray]) -> np.ndarray:
     return np.concatenate(parts).astype(np.int16)
 
 
-def change(before: np.ndarray, after: np.ndarray) -> float:
-    """Mean absolute change per luma sample, chroma counted in."""
-    return float(np.abs(after - before).sum(dtype=np.int64)) / (GRID[0] * GRID[1])
+def histogram(samples: np.ndarray) -> np.ndarray:
+    """float (B,): counts per plane and half of the picture, 32 levels each, softened over neighbouring levels."""
+    per_half = GRID[0] * GRID[1] // 2
+    which = np.arange(len(samples)) // per_half  # plane and half
+    counts = np.bincount((samples >> 3) + 32 * which, minlength=32 * (which[-1] + 1))
+    return np.convolve(counts, (0.25, 0.5, 0.25), "same")
 
 
-def candidates(times_s: np.ndarray, changes: np.ndarray) -> list[tuple[float, float, float]]:
-    """(time of the first frame after, change, ratio to the neighbourhood) of every change above FLOOR.
-
-    Args: times_s (N,) of frames; changes (N,), change[i] from frame i-1 to i, change[0] = 0.
-    """
-    out = []
-    for i in np.flatnonzero(changes >= FLOOR):
-        low, high = max(1, i - NEIGHBOURS), min(len(changes), i + NEIGHBOURS + 1)
-        around = np.delete(changes[low:high], i - low)
-        level = max(float(np.sort(around)[-2:].mean()) if len(around) else 0.0, 1.0)
-        out.append((float(times_s[i]), float(changes[i]), float(changes[i]) / level))
-    return out
-
-
-def cuts(found: list[tuple[float, float, float]], config: ShotConfig) -> list[float]:
-    """Times (seconds) of the first frame of every shot but the first."""
-    return [t for t, size, ratio in found if size >= config.min_change and ratio >= config.min_ratio]
+def _stands_out(values: np.ndarray, i: int, least: float) -> float:
+    """values[i] over the mean of the two largest around it."""
+    low, high = max(1, i - NEIGHBOURS), min(len(values), i + NEIGHBOURS + 1)
+    around = np.sort(np.delete(values[low:high], i - low))[-2:]
+    return float(values[i] / max(around.mean() if len(around) else 0.0, least))
