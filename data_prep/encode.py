@@ -15,9 +15,10 @@ from collections import Counter
 from pathlib import Path
 from typing import Literal
 
+from data_prep.cluster import connect
 from data_prep.encode_summary import BucketSummary, EncodeSummary, stage_warnings
 from data_prep.shard_parts import is_done, read_part, remove_parts
-from data_prep.shard_pool import WorkerConfig, connect, pool_size, run_shards, torch_threads
+from data_prep.shard_pool import WorkerConfig, pool_size, run_shards, torch_threads
 from data_prep.windows import ShardPlan, plan_shards, plan_windows, stage_resolution
 from lingen.manifest import OutputFolder, file_digest, require_manifest, to_plain
 from lingen.progress import Progress
@@ -26,7 +27,7 @@ from lingen.stages import STAGES
 from lingen.text import TextEncoderConfig, build_text_encoder
 
 CLIPS = "clips.parquet"
-COLUMNS = ["clip_id", "uri", "media_type", "start_s", "end_s", "width", "height"]
+COLUMNS = ["clip_id", "uri", "content_hash", "media_type", "start_s", "end_s", "width", "height"]
 COLUMNS += ["caption", "license", "source", "attribution"]
 
 

@@ -12,19 +12,6 @@ import ray
 from lingen.progress import Progress
 
 
-def connect() -> None:
-    """Join the cluster of RAY_ADDRESS (set by `ray job submit`), or start a quiet one on this machine alone."""
-    if ray.is_initialized():
-        return
-    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # Ray warns about its own way of making actors
-    quiet = {"log_to_driver": False, "logging_level": logging.ERROR}
-    if os.environ.get("RAY_ADDRESS"):
-        ray.init(**quiet)
-    else:
-        os.environ.setdefault("RAY_AUTH_MODE", "disabled")
-        ray.init(address="local", include_dashboard=False, _node_ip_address="127.0.0.1", **quiet)
-
-
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class WorkerConfig:
     """How many workers encode, and what each reserves. Does not change what is written."""

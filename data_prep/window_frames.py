@@ -1,6 +1,7 @@
 """Reading windows' frames in Ray tasks, a few ahead of whoever encodes them.
 
-A process of its own per task: a decoder that crashes, hangs or eats the memory costs one window. Frames travel in
+One task reads the windows of one clip that follow each other, so the clip is fetched, hashed and probed once. A process
+of its own per task: a decoder that crashes, hangs or eats the memory costs a window, not the job. Frames travel in
 shared memory. No torch here, so that the reading processes start fast and stay small.
 
 N frames, H/W pixels.
@@ -10,6 +11,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterator, Sequence
+from itertools import groupby
 
 import numpy as np
 import ray
@@ -18,54 +20,85 @@ from data_prep.windows import Window
 from lingen.buckets import Bucket
 
 READ_AHEAD = 3
+GROUP_BYTES = 256e6
+"""Frames that one task may return, unless a single window is larger."""
+
+Frames = tuple[np.ndarray | None, str, str]
+"""(uint8 N,H,W,3, "", "") or (None, reason, detail)."""
 
 
 def windows_with_frames(
     windows: Sequence[Window], errors: list[dict], num_cpus: float, timeout_s: float
 ) -> Iterator[tuple[Window, np.ndarray | None]]:
-    """Every window in order with its frames (uint8 N,H,W,3), or None and a row (key, reason, detail) in `errors`.
+    """Every window in order with its frames (uint8 N,H,W,3), or None and a row in `errors` (the errors table).
 
     Args: num_cpus, reserved per reading task; timeout_s, how long to wait for one window.
     """
     task = _read.options(num_cpus=num_cpus)
-    todo, ahead = deque(windows), deque()
+    todo, ahead = deque(_group(windows)), deque()
     while todo or ahead:
         while todo and len(ahead) < READ_AHEAD:
-            window = todo.popleft()
-            bucket = Bucket.parse(window.bucket)
-            size = (bucket.height, bucket.width)
-            ahead.append((window, task.remote(window.provenance.uri, window.times_s, size)))
-        window, ref = ahead.popleft()
-        frames, reason, detail = _wait(ref, timeout_s)
-        if reason:
-            source = window.provenance
-            about = {"key": window.key, "clip_id": source.clip_id, "uri": source.uri, "bucket": window.bucket}
-            errors.append(about | {"reason": reason, "detail": detail})
-        yield window, frames
+            group = todo.popleft()
+            ahead.append((group, task.remote(group)))
+        group, ref = ahead.popleft()
+        found = _wait(ref, timeout_s * len(group))
+        if isinstance(found, str):  # the process died or hung: find out on which window
+            alone = [found] if len(group) == 1 else [_wait(task.remote([w]), timeout_s) for w in group]
+            found = [(None, *one.split(": ", 1)) if isinstance(one, str) else one[0] for one in alone]
+        for window, (frames_NHW3, reason, detail) in zip(group, found, strict=True):
+            if reason:
+                source = window.provenance
+                about = {"key": window.key, "clip_id": source.clip_id, "uri": source.uri, "bucket": window.bucket}
+                errors.append(about | {"reason": reason, "detail": detail})
+            yield window, frames_NHW3
 
 
-def _wait(ref, timeout_s: float) -> tuple[np.ndarray | None, str, str]:
+def _group(windows: Sequence[Window]) -> Iterator[list[Window]]:
+    """Neighbours of one clip, as many as their frames may take memory."""
+    for _, same in groupby(windows, key=lambda w: w.provenance.uri):
+        same = list(same)
+        bucket = Bucket.parse(same[0].bucket)
+        size = max(1, int(GROUP_BYTES // (3 * bucket.frames * bucket.height * bucket.width)))
+        yield from (same[i : i + size] for i in range(0, len(same), size))
+
+
+def _wait(ref, timeout_s: float) -> list[Frames] | str:
+    """What the task returns, or "reason: detail" when its process failed."""
     ready, _ = ray.wait([ref], timeout=timeout_s)
     if not ready:
         ray.cancel(ref, force=True)
-        return None, "decode_timeout", f"no frames after {timeout_s:g} s"
+        return f"decode_timeout: no frames after {timeout_s:g} s"
     try:
         return ray.get(ref)
-    except ray.exceptions.WorkerCrashedError as error:
-        return None, "decoder_crashed", str(error).splitlines()[0]
+    except ray.exceptions.WorkerCrashedError:
+        return "decoder_crashed: the reading process ended, twice"
     except ray.exceptions.OutOfMemoryError:
-        return None, "out_of_memory", "the reading process was killed for memory; a larger --decode-cpus runs fewer"
+        return "out_of_memory: the reading process was killed for memory; a larger --decode-cpus runs fewer at once"
 
 
 @ray.remote(max_retries=1)
-def _read(uri: str, times_s: list[float], size: tuple[int, int]) -> tuple[np.ndarray | None, str, str]:
-    """(frames, "", "") or (None, reason, detail)."""
+def _read(group: list[Window]) -> list[Frames]:
+    """The windows' frames; all are of one clip."""
+    from data_prep.fetch import content_hash, local_copy
     from data_prep.frames import read_frames
-    from data_prep.probe import MediaError
+    from data_prep.probe import MediaError, probe
 
+    found: list[Frames] = []
     try:
-        return read_frames(uri.removeprefix("file://"), times_s, size=size, fit="crop", threads=1), "", ""
+        with local_copy(group[0].provenance.uri) as path:
+            if content_hash(path) != group[0].content_hash:
+                raise MediaError(
+                    "content_changed", "the file is not the one that was curated; run jobs/curate.py again"
+                )
+            known = probe(path)
+            for window in group:
+                bucket = Bucket.parse(window.bucket)
+                size = (bucket.height, bucket.width)
+                try:
+                    frames_NHW3 = read_frames(path, window.times_s, size=size, threads=1, known=known)
+                    found.append((frames_NHW3, "", ""))
+                except MediaError as error:
+                    found.append((None, error.reason, error.detail))
     except MediaError as error:
-        return None, error.reason, error.detail
-    except OSError as error:
-        return None, "unreadable", str(error)
+        return [(None, error.reason, error.detail)] * len(group)
+    return found

@@ -28,6 +28,8 @@ class Window:
 
     key: str
     bucket: str
+    content_hash: str
+    """Of the file as it was curated; another content is refused."""
     start_s: float
     """Time of the first frame, seconds from the first shown frame of the file."""
     provenance: Provenance
@@ -167,7 +169,13 @@ def _window(clip: dict, bucket: Bucket, number: int, start_s: float, end_s: floa
         source_width=int(clip["width"]),
         source_height=int(clip["height"]),
     )
-    return Window(key=sample_key(clip["clip_id"], number), bucket=bucket.name, start_s=start_s, provenance=provenance)
+    return Window(
+        key=sample_key(clip["clip_id"], number),
+        bucket=bucket.name,
+        content_hash=clip["content_hash"],
+        start_s=start_s,
+        provenance=provenance,
+    )
 
 
 def plan_shards(bucket: Bucket, windows: Sequence[Window], channels: int, dtype: str, shard_mb: float):

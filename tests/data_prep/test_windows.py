@@ -12,7 +12,14 @@ RATIOS = ("1:1", "16:9", "9:16", "4:3", "3:4")
 
 
 def clip(name="0123456789abcdef-0-9000", seconds=9.0, width=1280, height=720, media="video", start=0.0):
-    facts = {"clip_id": name, "uri": f"/c/{name}", "media_type": media, "width": width, "height": height}
+    facts = {
+        "clip_id": name,
+        "uri": f"/c/{name}",
+        "media_type": media,
+        "content_hash": name,
+        "width": width,
+        "height": height,
+    }
     facts |= {"start_s": start, "end_s": start + seconds}
     return facts | {"caption": "a cat", "license": "CC0-1.0", "source": "s", "attribution": "a"}
 

@@ -2,11 +2,11 @@
 
 import contextlib
 import csv
-import hashlib
 import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -17,10 +17,13 @@ import pytest
 import ray
 import torch
 
-from data_prep.encode import EncodeConfig, encode
+from data_prep.cluster import connect
+from data_prep.encode import EncodeConfig, encode, plan, read_clips
+from data_prep.fetch import content_hash
 from data_prep.frames import read_frames
 from data_prep.probe import MediaError, probe
 from data_prep.shard_pool import WorkerConfig
+from data_prep.window_frames import windows_with_frames
 from lingen.manifest import OutputFolder
 from lingen.shard_index import ShardIndex
 from lingen.tae import TAE, TAEConfig, load_tae, save_tae
@@ -34,7 +37,7 @@ FLAGS = ["--resolution", "32", "--frames", "17", "--shard-mb", "0.03", "--text.m
 
 @pytest.fixture(scope="module")
 def inputs(clips, tmp_path_factory):
-    """A curated folder (five videos, three photographs, two files that cannot be read) and a TAE."""
+    """A curated folder (five videos, three photographs, three files that cannot be used) and a TAE."""
     folder = tmp_path_factory.mktemp("inputs")
     listed = list(csv.DictReader((clips / "manifest.csv").open()))
     videos = [m for m in listed if m["media_type"] == "video"][:5]
@@ -45,8 +48,11 @@ def inputs(clips, tmp_path_factory):
     gone = dict(rows[0], clip_id="ffff000000000000-0-3000", uri=str(folder / "gone.mp4"))
     cut = dict(rows[0], clip_id="ffff000000000001-0-3000", uri=str(folder / "cut.mp4"))
     (folder / "cut.mp4").write_bytes(Path(rows[0]["uri"]).read_bytes()[:3000])
+    for row in (gone, cut):
+        row["content_hash"] = content_hash(str(folder / "cut.mp4"))
+    other = dict(rows[1], clip_id="ffff000000000002-0-3000", content_hash="0" * 32)
     curated = OutputFolder.open(folder / "curated", "curate", {}, {})
-    pq.write_table(pa.Table.from_pylist([*rows, gone, cut]), curated.path / "clips.parquet")
+    pq.write_table(pa.Table.from_pylist([*rows, gone, cut, other]), curated.path / "clips.parquet")
     curated.publish({})
     torch.manual_seed(0)
     save_tae(TAE(TAEConfig(channels=(8, 8, 16, 16), blocks=1, decoder_blocks=1)), folder / "tae")
@@ -54,7 +60,7 @@ def inputs(clips, tmp_path_factory):
 
 
 def _clip(path, listed, about):
-    digest = hashlib.sha256(path.read_bytes()).hexdigest()[:16]
+    digest = content_hash(str(path))
     facts = {"clip_id": f"{digest}-0-{round(1000 * about.duration_s)}", "uri": str(path), "content_hash": digest}
     facts |= {"media_type": about.media_type, "start_s": 0.0, "end_s": about.duration_s, "fps": about.fps}
     facts |= {"width": about.width, "height": about.height}
@@ -68,14 +74,20 @@ def _config(inputs, output, **changes):
 
 
 @pytest.fixture(scope="module")
-def encoded(inputs, tmp_path_factory):
-    """(folder, summary) of an undisturbed run."""
+def cluster():
+    """Ray in this process, for the module."""
     ours = not ray.is_initialized()
-    output = tmp_path_factory.mktemp("encoded") / "out"
-    summary = encode(_config(inputs, output))
+    connect()
+    yield
     if ours:
         ray.shutdown()
-    return output, summary
+
+
+@pytest.fixture(scope="module")
+def encoded(inputs, tmp_path_factory, cluster):
+    """(folder, summary) of an undisturbed run."""
+    output = tmp_path_factory.mktemp("encoded") / "out"
+    return output, encode(_config(inputs, output))
 
 
 def test_every_latent_is_of_the_frames_at_its_times(inputs, encoded):
@@ -129,6 +141,7 @@ def test_what_cannot_be_read_is_a_row_and_the_job_goes_on(inputs, encoded):
     assert {(r["clip_id"], r["reason"]) for r in rows} == {
         ("ffff000000000000-0-3000", "file_missing"),
         ("ffff000000000001-0-3000", why.value.reason),
+        ("ffff000000000002-0-3000", "content_changed"),
     }
     assert sum(summary.errors.values()) == len(rows)
     index = ShardIndex.open(output)
@@ -240,9 +253,42 @@ def test_bad_configuration_is_one_line_and_exit_2(inputs, tmp_path):
     assert done.stderr.startswith("error: --curated:")
 
 
-def test_more_than_the_cluster_has_is_refused(inputs, tmp_path):
-    ours = not ray.is_initialized()
+def test_more_than_the_cluster_has_is_refused(inputs, tmp_path, cluster):
     with pytest.raises(ValueError, match="workers: one needs 3 GPU"):
         encode(_config(inputs, tmp_path / "out", workers=WorkerConfig(gpus=3)))
-    if ours:
-        ray.shutdown()
+
+
+def _windows(inputs):
+    clips = [c for c in read_clips(inputs / "curated" / "clips.parquet") if c["media_type"] == "video"]
+    return [w for shards in plan(_config(inputs, "unused"), clips[:2], 16)[0] for s in shards[1] for w in s.windows]
+
+
+def test_frames_that_take_too_long_are_rows(inputs, cluster):
+    windows, errors = _windows(inputs), []
+    found = list(windows_with_frames(windows, errors, num_cpus=0.5, timeout_s=1e-3))
+    assert [w for w, _ in found] == windows
+    assert {e["reason"] for e in errors} == {"decode_timeout"}
+    assert [e["key"] for e in errors] == [w.key for w in windows]
+
+
+def test_a_decoder_that_dies_again_and_again_costs_its_windows_only(inputs, cluster):
+    windows, errors, stop = _windows(inputs), [], threading.Event()
+
+    def kill_readers():
+        while not stop.is_set():
+            for process in psutil.Process().children(recursive=True):
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    if process.cmdline()[:1] == ["ray::_read"]:
+                        process.kill()
+
+    killer = threading.Thread(target=kill_readers)
+    killer.start()
+    found = windows_with_frames(windows, errors, num_cpus=0.5, timeout_s=60)
+    first = next(found)
+    stop.set()
+    killer.join()
+    rest = list(found)
+    assert first == (windows[0], None)
+    assert {e["reason"] for e in errors} == {"decoder_crashed"}
+    assert rest[-1][1] is not None
+    assert [w for w, _ in rest] == windows[1:]
