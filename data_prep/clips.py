@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pyarrow as pa
@@ -37,9 +38,14 @@ class Candidates:
 
 
 def candidates(
-    table: pa.Table, decisions: list[Decision], measured: Measured, shots: ShotConfig, span: SpanConfig
+    table: pa.Table,
+    decisions: list[Decision],
+    measured: Measured,
+    shots: ShotConfig,
+    span: SpanConfig,
+    aesthetics: Mapping[str, list[float]],
 ) -> Candidates:
-    """Entries in the order of the source's rows."""
+    """Entries in the order of the source's rows. aesthetics: scores of a file's stills by content hash."""
     columns: dict[str, list] = {name: [] for name in (*FIELDS, *SCORES)}
     found = Candidates(columns, [], [])
     rows = table.to_pylist()
@@ -49,7 +55,8 @@ def candidates(
         if decision.verdict == "keep" and not row["bad"] and key is not None:
             first_row.setdefault(key, row["row"])
     cut = {
-        signals["key"]: _spans_of(signals, shots, span) for signals in measured.signals.rows(keys=set(first_row.keys()))
+        signals["key"]: _spans_of(signals, shots, span, aesthetics.get(signals["key"], ()))
+        for signals in measured.signals.rows(keys=set(first_row.keys()))
     }
     for row, decision in zip(rows, decisions):
         key = measured.hashes.get(row["uri"], "")
@@ -72,7 +79,9 @@ def clip_id(content: str, start_s: float, end_s: float) -> str:
     return f"{content}-{round(start_s * 1000)}-{round(end_s * 1000)}"
 
 
-def _spans_of(signals: dict, shots: ShotConfig, config: SpanConfig) -> list[tuple[Span, dict]] | tuple[str, str]:
+def _spans_of(
+    signals: dict, shots: ShotConfig, config: SpanConfig, aesthetic: Sequence[float]
+) -> list[tuple[Span, dict]] | tuple[str, str]:
     """Spans with facts and scores, or (reason, detail) of a file that could not be read."""
     if signals["reason"]:
         return signals["reason"], signals["detail"]
@@ -83,7 +92,7 @@ def _spans_of(signals: dict, shots: ShotConfig, config: SpanConfig) -> list[tupl
         names = ("cut_s", "cut_change", "cut_histogram", "cut_ratio")
         edges = cuts((Candidate(*c) for c in zip(*(signals[name] for name in names))), shots)
         pieces = spans(signals["duration_s"], edges, config)
-    return [(piece, facts | span_scores(signals, piece.start_s, piece.end_s)) for piece in pieces]
+    return [(piece, facts | span_scores(signals, piece.start_s, piece.end_s, aesthetic)) for piece in pieces]
 
 
 def _stopped(row, decision, key, measured, first_row) -> tuple[str, str, str, str] | None:

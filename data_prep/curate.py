@@ -20,6 +20,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from data_prep import report
+from data_prep.aesthetic import AestheticConfig, score
 from data_prep.clips import FIELDS, Candidates, candidates
 from data_prep.examine import ExamineConfig
 from data_prep.filter import FilterConfig, Outcome, apply
@@ -60,6 +61,7 @@ class CurateConfig:
     decode: DecodeConfig = dataclasses.field(default_factory=DecodeConfig)
     shots: ShotConfig = dataclasses.field(default_factory=ShotConfig)
     spans: SpanConfig = dataclasses.field(default_factory=SpanConfig)
+    aesthetic: AestheticConfig = dataclasses.field(default_factory=AestheticConfig)
     filter: FilterConfig = dataclasses.field(default_factory=FilterConfig)
     caption: CaptionConfig = dataclasses.field(default_factory=CaptionConfig)
     store: Path | None = None
@@ -69,6 +71,13 @@ class CurateConfig:
     """Replace an output folder made with other settings. Stored measurements are used again where they still hold."""
     refilter: bool = False
     """Like --overwrite, and refuse to read media: decide everything again from stored measurements."""
+
+    def __post_init__(self):
+        if self.filter.min_aesthetic is not None and self.aesthetic.head is None:
+            raise ValueError(
+                "--filter.min-aesthetic: there is no aesthetic score without --aesthetic.weights and --aesthetic.head; "
+                "--filter.min-technical needs no weights"
+            )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -122,7 +131,13 @@ def curate(config: CurateConfig) -> Summary:
     ]
     log.info("%d inputs, %d may be read (licence gate)", table.num_rows, len(uris))
     measured = measure(uris, store_folder(config), config.examine, config.decode, allow_new=not config.refilter)
-    found = candidates(table, decisions, measured, config.shots, config.spans)
+    aesthetics = {}
+    if config.aesthetic.enabled:
+        hashes = set(measured.hashes.values())
+        usable = {row["key"] for row in measured.signals.rows(["key", "reason"], hashes) if not row["reason"]}
+        scored = score(usable, measured.stills, store_folder(config), config.aesthetic, not config.refilter)
+        aesthetics = {row["key"]: row["aesthetic"] for row in scored.rows(["key", "aesthetic"], usable)}
+    found = candidates(table, decisions, measured, config.shots, config.spans, aesthetics)
     ledger, outcomes = judge(found, config)
     summary = _summarise(table, found, ledger, measured.new, time.time() - started)
     _write(folder, config, found, ledger, outcomes, summary, decisions, measured, started)
@@ -174,6 +189,7 @@ def _content_config(config: CurateConfig) -> dict:
     whole = {field.name: getattr(config, field.name) for field in dataclasses.fields(config)}
     for name in ("output", "store", "overwrite", "refilter", "decode"):
         whole.pop(name)
+    whole["aesthetic"] = config.aesthetic.revision if config.aesthetic.enabled else None
     return whole
 
 

@@ -18,13 +18,14 @@ VIDEO_SCORES = (
     "bars",
 )
 STILL_SCORES = ("technical", "sharpness", "contrast", "colourfulness", "exposure", "brightness")
-SCORES = ("seconds", "short_side", "damaged", *VIDEO_SCORES, *STILL_SCORES)
+SCORES = ("seconds", "short_side", "damaged", *VIDEO_SCORES, *STILL_SCORES, "aesthetic")
 BLACK_LEVEL = 24.0
 FROZEN_CHANGE = 0.05
 
 
-def span_scores(row: dict, start_s: float, end_s: float) -> dict[str, float]:
-    """All of SCORES for one span of a file (a row of examine.SCHEMA); NaN where a score has no meaning.
+def span_scores(row: dict, start_s: float, end_s: float, aesthetic: list[float] = ()) -> dict[str, float]:
+    """All of SCORES for one span of a file (a row of examine.SCHEMA, and the aesthetic score of each of its stills if
+    there are any); NaN where a score has no meaning.
 
     motion, camera_motion, object_motion: mean %/s of the diagonal. moving_area: share 0..1. scene_motion: the geometric
     mean of object_motion and of moving_area in percent: both flow and pixels must say that something moves by itself.
@@ -34,7 +35,10 @@ def span_scores(row: dict, start_s: float, end_s: float) -> dict[str, float]:
     out = dict.fromkeys(SCORES, math.nan)
     out["short_side"] = float(min(row["width"], row["height"]))
     out["damaged"] = row["damaged"]
-    out |= _still_scores(row, start_s, end_s)
+    at = stills_inside(row["still_s"], start_s, end_s)
+    out |= {name: float(np.asarray(row[name])[at].mean()) for name in STILL_SCORES}
+    if len(aesthetic):
+        out["aesthetic"] = float(np.asarray(aesthetic)[at].mean())
     if row["media_type"] == "image":
         return out
     out["seconds"] = end_s - start_s
@@ -65,8 +69,3 @@ def stills_inside(still_s: list[float], start_s: float, end_s: float) -> list[in
         return list(range(len(times)))
     inside = np.flatnonzero((times >= start_s - 1e-6) & (times < end_s - 1e-6))
     return inside.tolist() if len(inside) else [int(np.abs(times - (start_s + end_s) / 2).argmin())]
-
-
-def _still_scores(row: dict, start_s: float, end_s: float) -> dict[str, float]:
-    at = stills_inside(row["still_s"], start_s, end_s)
-    return {name: float(np.asarray(row[name])[at].mean()) for name in STILL_SCORES}

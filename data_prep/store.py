@@ -47,7 +47,7 @@ class Store:
 
     def rows(self, columns: list[str] | None = None, keys: set[str] | None = None) -> Iterator[dict]:
         """Rows (of `keys`), the newest per key, one part in memory at a time; parts that are no Parquet are skipped."""
-        parts, newest = self._parts(), {}
+        parts, newest = self.parts(), {}
         for i, part in enumerate(parts):
             for at, key in enumerate(self._load(part, ["key"]).column("key").to_pylist()):
                 if keys is None or key in keys:
@@ -64,7 +64,7 @@ class Store:
         """Fold small parts into larger ones, keeping the order; called when a job ends well."""
         group: list[Path] = []
         count = 0
-        for part in [*self._parts(), None]:
+        for part in [*self.parts(), None]:
             rows = pq.read_metadata(part).num_rows if part and self._is_whole(part) else 0
             if part is None or count + rows > PART_ROWS:
                 self._fold(group)
@@ -81,7 +81,8 @@ class Store:
         for part in parts[:-1]:
             part.unlink(missing_ok=True)
 
-    def _parts(self) -> list[Path]:
+    def parts(self) -> list[Path]:
+        """The files of this stage, oldest first."""
         return sorted(p for p in self.folder.glob("*.parquet") if not p.name.startswith("."))
 
     def _is_whole(self, part: Path) -> bool:

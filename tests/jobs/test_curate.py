@@ -171,3 +171,9 @@ def test_bad_configuration_is_one_line_and_exit_2_before_ray_starts(tmp_path, ar
     assert words in done.stderr
     assert "ray" not in done.stderr.lower().split()
     assert not (tmp_path / "o").exists()
+
+
+def test_min_aesthetic_without_weights_is_refused(tmp_path):
+    write_manifest(tmp_path / "m.csv", [{"uri": "a.mp4"}])
+    args = ["--input", tmp_path / "m.csv", "--output", tmp_path / "o", "--filter.min-aesthetic", "4.5"]
+    assert "--aesthetic.weights" in run(*args, code=2).stderr
