@@ -1,15 +1,17 @@
 """Text encoders: captions in, one embedding per text token out.
 
 The denoiser takes any number of them side by side (the paper's line uses three). Here: the text tower of any open_clip
-model that reads CLIP's tokens, all tokens rather than the pooled one.
+model that reads CLIP's tokens, all tokens rather than the pooled one. T5, UL2 and ByT5 are in lingen/t5.py.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import hashlib
+import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Literal, Protocol
 
 import torch
 from torch import Tensor
@@ -28,16 +30,33 @@ class TextEncoderConfig:
     """A checkpoint file or an open_clip tag (a tag downloads). None: random weights, and the encoder's name says so."""
     seed: int = 0
     """Seed of the random weights."""
+    family: Literal["open_clip", "t5"] = "open_clip"
+    """t5: `model` is a local folder or a hub name (which downloads) of a T5, UL2 or ByT5 model."""
+    max_tokens: int = 256
+    """Where t5 cuts captions; open_clip models have a context length of their own."""
+
+
+class TextEncoder(Protocol):
+    """What `build_text_encoder` returns.
+
+    Fields: dim, width of the embeddings; name, what it is and where its weights come from; digest, 16 hex digits over
+    weights and configuration, equal exactly when the embeddings are; context_length, tokens after which a caption is
+    cut.
+    """
+
+    dim: int
+    name: str
+    digest: str
+    context_length: int
+
+    def encode(self, captions: Sequence[str]) -> list[Tensor]:
+        """One float32 CPU tensor (L_i, dim) per caption, up to and including the end mark."""
 
 
 class OpenCLIPText:
-    """The text tower of an open_clip model.
+    """The text tower of an open_clip model; a TextEncoder."""
 
-    Fields: dim, width of the embeddings; name, what it is and where its weights come from; digest, 16 hex digits over
-    weights and configuration, equal exactly when the embeddings are.
-    """
-
-    def __init__(self, tower, tokenizer, name: str, device: torch.device):
+    def __init__(self, tower, tokenizer, name: str, device: torch.device, config: dict):
         self._tower = tower.eval().requires_grad_(False).to(device)
         self._tower.output_tokens = True
         self._tokenizer = tokenizer
@@ -45,7 +64,7 @@ class OpenCLIPText:
         self.name = name
         self.dim: int = tower.width
         self.context_length: int = tower.context_length
-        self.digest = _weights_digest(tower)
+        self.digest = weights_digest(tower, config)
 
     @torch.inference_mode()
     def encode(self, captions: Sequence[str]) -> list[Tensor]:
@@ -63,12 +82,17 @@ class OpenCLIPText:
         return out
 
 
-def build_text_encoder(config: TextEncoderConfig, device: str | torch.device = "cpu") -> OpenCLIPText:
-    """Build the encoder; no network unless `pretrained` is a tag.
+def build_text_encoder(config: TextEncoderConfig, device: str | torch.device = "cpu") -> TextEncoder:
+    """Build the encoder; no network unless `pretrained` is a tag, or `model` a hub name of a T5.
 
     Raises:
-        ValueError: an unknown model, a tag or file that is not there, or a model with another tokenizer than CLIP's.
+        ValueError: an unknown model, a tag or file that is not there, a model with another tokenizer than CLIP's, or a
+            package that is missing.
     """
+    if config.family == "t5":
+        from lingen.t5 import build_t5
+
+        return build_t5(config.model, config.seed, config.max_tokens, torch.device(device))
     import open_clip
 
     if config.model in OWN_MODELS:
@@ -84,14 +108,16 @@ def build_text_encoder(config: TextEncoderConfig, device: str | torch.device = "
                 f"text.pretrained: {config.pretrained!r} is neither a file nor a tag of {config.model}; "
                 f"its tags are {', '.join(tags) or 'none'}"
             )
-    if open_clip.get_model_config(config.model)["text_cfg"].keys() & {"hf_tokenizer_name", "hf_model_name"}:
+    architecture = open_clip.get_model_config(config.model)
+    if architecture["text_cfg"].keys() & {"hf_tokenizer_name", "hf_model_name"}:
         raise ValueError(f"text.model: {config.model} does not read CLIP's tokens; choose a model that does")
     tokenizer = open_clip.get_tokenizer(config.model)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
         model = open_clip.create_model(config.model, pretrained=config.pretrained, force_custom_text=True)
     weights = config.pretrained or f"random weights, seed {config.seed}"
-    return OpenCLIPText(model.text, tokenizer, f"open_clip/{config.model}, {weights}", torch.device(device))
+    name = f"open_clip/{config.model}, {weights}"
+    return OpenCLIPText(model.text, tokenizer, name, torch.device(device), architecture)
 
 
 def pad_text(embeddings_LD: Sequence[Tensor], drop: Sequence[bool] | None = None) -> tuple[Tensor, Tensor]:
@@ -110,9 +136,10 @@ def pad_text(embeddings_LD: Sequence[Tensor], drop: Sequence[bool] | None = None
     return embedding_BLD, mask_BL
 
 
-def _weights_digest(tower: torch.nn.Module) -> str:
-    h = hashlib.sha256()
-    for name, value in sorted(tower.state_dict().items()):
+def weights_digest(model: torch.nn.Module, config: dict) -> str:
+    """16 hex digits over every weight, and over the settings that the weights do not show (activation, context)."""
+    h = hashlib.sha256(json.dumps(config, sort_keys=True).encode())
+    for name, value in sorted(model.state_dict().items()):
         h.update(f"{name} {value.dtype} {tuple(value.shape)} ".encode())
         h.update(value.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
     return h.hexdigest()[:16]

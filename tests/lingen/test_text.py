@@ -1,5 +1,7 @@
 """Text encoders: all tokens, honest names, stable digests, one-line errors."""
 
+import sys
+
 import pytest
 import torch
 
@@ -60,3 +62,43 @@ def test_weights_from_a_file(encoder, tmp_path):
 def test_bad_configurations(config, message):
     with pytest.raises(ValueError, match=message):
         build_text_encoder(config)
+
+
+def test_t5_by_bytes():
+    pytest.importorskip("transformers", reason="the extra t5 is not installed")
+    config = TextEncoderConfig(family="t5", model="lingen-byt5-tiny", max_tokens=9)
+    encoder = build_text_encoder(config)
+    out = encoder.encode(["a dog", "", "more than nine bytes"])
+    assert [tuple(e.shape) for e in out] == [(6, 64), (1, 64), (9, 64)]
+    torch.testing.assert_close(encoder.encode(["a dog"])[0], out[0], atol=1e-5, rtol=1e-5)
+    assert encoder.name == "t5/lingen-byt5-tiny, random weights, seed 0"
+    assert build_text_encoder(config).digest == encoder.digest
+    assert build_text_encoder(TextEncoderConfig(family="t5", model="lingen-byt5-tiny", seed=1)).digest != encoder.digest
+
+
+def test_t5_from_a_folder(tmp_path):
+    transformers = pytest.importorskip("transformers", reason="the extra t5 is not installed")
+    first = build_text_encoder(TextEncoderConfig(family="t5", model="lingen-byt5-tiny"))
+    first._model.save_pretrained(tmp_path)
+    transformers.ByT5Tokenizer().save_pretrained(tmp_path)
+    again = build_text_encoder(TextEncoderConfig(family="t5", model=str(tmp_path)))
+    assert torch.equal(again.encode(["a dog"])[0], first.encode(["a dog"])[0])
+    assert str(tmp_path) in again.name
+    with pytest.raises(ValueError, match="cannot be loaded as a T5 encoder"):
+        build_text_encoder(TextEncoderConfig(family="t5", model=str(tmp_path / "nothing")))
+
+
+def test_two_encoders_feed_one_denoiser(encoder):
+    from lingen.denoiser import Denoiser, DenoiserConfig
+    from lingen.text import pad_text
+
+    second = build_text_encoder(TextEncoderConfig(model="lingen-tiny", seed=1))
+    config = DenoiserConfig(width=32, depth=1, heads=2, ssm_head_dim=16, mamba2_state=8, text_dims=(128, 128))
+    text = [pad_text(e.encode(["a dog", "the sea at night"])) for e in (encoder, second)]
+    assert Denoiser(config)(torch.randn(2, 16, 1, 4, 4), torch.rand(2), text).shape == (2, 16, 1, 4, 4)
+
+
+def test_t5_without_its_package_says_what_to_install(monkeypatch):
+    monkeypatch.setitem(sys.modules, "transformers", None)
+    with pytest.raises(ValueError, match="text.family: t5 needs the transformers package"):
+        build_text_encoder(TextEncoderConfig(family="t5", model="lingen-byt5-tiny"))
