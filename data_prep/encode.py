@@ -17,13 +17,16 @@ from typing import Literal
 
 from data_prep.cluster import connect
 from data_prep.encode_summary import BucketSummary, EncodeSummary, stage_warnings
+from data_prep.latent_shards import LatentSettings, LatentWorker
 from data_prep.shard_parts import is_done, read_part, remove_parts
 from data_prep.shard_pool import WorkerConfig, pool_size, run_shards, torch_threads
+from data_prep.text_shards import write_text
 from data_prep.windows import ShardPlan, plan_shards, plan_windows, stage_resolution
 from lingen.manifest import OutputFolder, file_digest, require_manifest, to_plain
 from lingen.progress import Progress
-from lingen.shard_index import INDEX, LatentFormat, TextFormat, read_index, write_index
+from lingen.shard_index import INDEX, LatentFormat, write_index
 from lingen.stages import STAGES
+from lingen.tae import load_tae, save_tae
 from lingen.text import TextEncoderConfig, build_text_encoder
 
 CLIPS = "clips.parquet"
@@ -119,8 +122,6 @@ def encode(config: EncodeConfig) -> EncodeSummary:
         ValueError: bad configuration, before any work; or not one sample could be made.
     """
     started = time.time()
-    from lingen.tae import load_tae, save_tae
-
     require_manifest(config.curated, "curate", "--curated")
     clips = read_clips(Path(config.curated, CLIPS))
     tae, encoder = load_tae(config.tae), build_text_encoder(config.text)
@@ -142,10 +143,7 @@ def encode(config: EncodeConfig) -> EncodeSummary:
         raise ValueError(
             f"--curated: not one sample could be made of {len(clips)} clips; see {folder.path}/errors.parquet"
         )
-    _encode_text(config, folder.path, [b.name for b in buckets])
-    for bucket in buckets:
-        _merge_text(config, folder.path, bucket.name)
-
+    write_text(folder.path, [b.name for b in buckets], config.text, config.dtype, config.workers)
     summary = EncodeSummary(
         buckets=buckets,
         errors=dict(Counter(e["reason"] for e in errors)),
@@ -154,10 +152,14 @@ def encode(config: EncodeConfig) -> EncodeSummary:
         warnings=[*_canary_alarms(config, buckets), *stage_warnings(config.stages, config.groups(), buckets)],
         seconds=time.time() - started,
     )
-    indexes = {str(p.relative_to(folder.path)): file_digest(p) for p in sorted(folder.path.glob(f"*/*/{INDEX}"))}
-    folder.publish(indexes | {"summary": dataclasses.asdict(summary)}, started)
+    folder.publish(index_digests(folder.path) | {"summary": dataclasses.asdict(summary)}, started)
     remove_parts(folder.path)
     return summary
+
+
+def index_digests(output: Path) -> dict[str, str]:
+    """Relative path of every index -> digest; through the checksums in it, of every sample."""
+    return {str(p.relative_to(output)): file_digest(p) for p in sorted(output.glob(f"*/*/{INDEX}"))}
 
 
 def read_clips(path: Path) -> list[dict]:
@@ -200,8 +202,6 @@ def plan(config: EncodeConfig, clips: list[dict], channels: int) -> tuple[list, 
 
 
 def _encode_latents(config: EncodeConfig, shards: list[ShardPlan]) -> None:
-    from data_prep.latent_shards import LatentSettings, LatentWorker
-
     missing = [s for s in shards if not is_done(config.output, "latents", s.bucket, s.name)]
     total = sum(len(s.windows) for s in shards)
     settings = LatentSettings(
@@ -241,43 +241,6 @@ def _merge_latents(config: EncodeConfig, tae, plans) -> tuple[list[BucketSummary
         write_index(Path(config.output, "latents", name, INDEX), rows, form)
         buckets.append(BucketSummary.of_rows(name, resolution, rows))
     return buckets, errors
-
-
-def _encode_text(config: EncodeConfig, output: Path, buckets: list[str]) -> None:
-    from data_prep.text_shards import TextSettings, TextWorker
-
-    shards = [{"bucket": b, "shard": s, "samples": n} for b in buckets for s, n in _shard_sizes(output, b).items()]
-    missing = [row for row in shards if not is_done(output, "text", row["bucket"], row["shard"])]
-    total = sum(row["samples"] for row in shards)
-    settings = TextSettings(
-        output=str(output.absolute()),
-        encoders=(config.text,),
-        dtype=config.dtype,
-        device=config.workers.device,
-        threads=torch_threads(config.workers),
-    )
-    progress = Progress("text", total, "captions", done=total - sum(row["samples"] for row in missing))
-    run_shards(TextWorker, settings, missing, config.workers, progress)
-
-
-def _shard_sizes(output: Path, bucket: str) -> Counter:
-    """Shard -> samples, of a written latent index, in its order."""
-    table, _ = read_index(output / "latents" / bucket / INDEX)
-    return Counter(table["shard"].to_pylist())
-
-
-def _merge_text(config: EncodeConfig, output: Path, bucket: str) -> None:
-    parts = [read_part(output, "text", bucket, shard) for shard in _shard_sizes(output, bucket)]
-    encoders = parts[0]["encoders"]
-    assert all(part["encoders"] == encoders for part in parts), "text parts of several encoders"
-    form = TextFormat(
-        bucket=bucket,
-        dtype=config.dtype,
-        names=[e["name"] for e in encoders],
-        digests=[e["digest"] for e in encoders],
-        dims=[e["dim"] for e in encoders],
-    )
-    write_index(output / "text" / bucket / INDEX, [row for part in parts for row in part["rows"]], form)
 
 
 def _canary_alarms(config: EncodeConfig, buckets: list[BucketSummary]) -> list[str]:

@@ -7,13 +7,17 @@ without the clips.
 from __future__ import annotations
 
 import dataclasses
+from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 
-from data_prep.shard_parts import write_part
+from data_prep.shard_parts import is_done, read_part, write_part
+from data_prep.shard_pool import WorkerConfig, run_shards, torch_threads
 from lingen.byte_ranges import ByteRanges
-from lingen.shard_index import INDEX, read_index
+from lingen.progress import Progress
+from lingen.shard_index import INDEX, TextFormat, read_index, write_index
 from lingen.shards import TEXT, ShardWriter, pack_text, unpack_metadata
 from lingen.text import TextEncoderConfig, build_text_encoder
 
@@ -59,3 +63,44 @@ class TextWorker:
         rows = [r for r in table.to_pylist() if r["shard"] == shard]
         members = (files.read(f"{folder}/{shard}", r["metadata_offset"], r["metadata_size"]) for r in rows)
         return [r["key"] for r in rows], [unpack_metadata(m)["caption"] for m in members]
+
+
+def write_text(
+    output: Path, buckets: Sequence[str], text: TextEncoderConfig, dtype: str, workers: WorkerConfig
+) -> None:
+    """Write the text shards and indexes that belong to the latent indexes of `output`; needs a connected Ray."""
+    shards = [{"bucket": b, "shard": s, "samples": n} for b in buckets for s, n in _shard_sizes(output, b).items()]
+    missing = [row for row in shards if not is_done(output, "text", row["bucket"], row["shard"])]
+    total = sum(row["samples"] for row in shards)
+    settings = TextSettings(
+        output=str(output.absolute()),
+        encoders=(text,),
+        dtype=dtype,
+        device=workers.device,
+        threads=torch_threads(workers),
+    )
+    progress = Progress("text", total, "captions", done=total - sum(row["samples"] for row in missing))
+    run_shards(TextWorker, settings, missing, workers, progress)
+    for bucket in buckets:
+        _merge(output, bucket, dtype)
+
+
+def _shard_sizes(output: Path, bucket: str) -> Counter:
+    """Shard -> samples, of a written latent index, in its order."""
+    table, _ = read_index(output / "latents" / bucket / INDEX)
+    return Counter(table["shard"].to_pylist())
+
+
+def _merge(output: Path, bucket: str, dtype: str) -> None:
+    """Write a bucket's text index from the parts of its shards."""
+    parts = [read_part(output, "text", bucket, shard) for shard in _shard_sizes(output, bucket)]
+    encoders = parts[0]["encoders"]
+    assert all(part["encoders"] == encoders for part in parts), "text parts of several encoders"
+    form = TextFormat(
+        bucket=bucket,
+        dtype=dtype,
+        names=[e["name"] for e in encoders],
+        digests=[e["digest"] for e in encoders],
+        dims=[e["dim"] for e in encoders],
+    )
+    write_index(output / "text" / bucket / INDEX, [row for part in parts for row in part["rows"]], form)

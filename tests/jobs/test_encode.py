@@ -22,6 +22,7 @@ from data_prep.encode import EncodeConfig, encode, plan, read_clips
 from data_prep.fetch import content_hash
 from data_prep.frames import read_frames
 from data_prep.probe import MediaError, probe
+from data_prep.retext import RetextConfig, retext
 from data_prep.shard_pool import WorkerConfig
 from data_prep.window_frames import windows_with_frames
 from lingen.manifest import OutputFolder
@@ -292,3 +293,22 @@ def test_a_decoder_that_dies_again_and_again_costs_its_windows_only(inputs, clus
     assert {e["reason"] for e in errors} == {"decoder_crashed"}
     assert rest[-1][1] is not None
     assert [w for w, _ in rest] == windows[1:]
+
+
+def test_text_is_replaced_alone(encoded, tmp_path, cluster):
+    other = TextEncoderConfig(model="lingen-tiny", seed=7)
+    config = RetextConfig(shards=encoded[0], output=tmp_path / "retext", text=other)
+    manifest = retext(config)
+    assert manifest["job"] == "encode"
+    assert manifest["config"]["text"]["seed"] == 7
+    before, after = ShardIndex.open(encoded[0]), ShardIndex.open(tmp_path / "retext")
+    encoder = build_text_encoder(other)
+    assert after.text_format.digests == [encoder.digest] != before.text_format.digests
+    for name, bucket in before.buckets.items():
+        for row in range(len(bucket)):
+            old, new = bucket.read(row), after.buckets[name].read(row)
+            assert torch.equal(old[0], new[0])
+            (expected,) = encoder.encode([bucket.metadata(row)["caption"]])
+            assert torch.allclose(new[1][0].float(), expected, atol=1e-2)
+    assert load_tae(tmp_path / "retext" / "tae").digest == after.format.tae_digest
+    assert retext(config) == manifest
