@@ -100,5 +100,5 @@ def test_two_encoders_feed_one_denoiser(encoder):
 
 def test_t5_without_its_package_says_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "transformers", None)
-    with pytest.raises(ValueError, match="text.family: t5 needs the transformers package"):
+    with pytest.raises(ValueError, match=r"text\.family: t5 needs the transformers package"):
         build_text_encoder(TextEncoderConfig(family="t5", model="lingen-byt5-tiny"))
