@@ -110,18 +110,18 @@ class OutputFolder:
 
     @classmethod
     def open(cls, path, job: str, config: Any, inputs: dict, overwrite: bool = False) -> OutputFolder:
-        """Claim `path` for this job and key. `config` leaves out what does not change the content (worker counts).
+        """Claim `path` for this job and key; `overwrite` replaces what other settings left there. `config` leaves out what does not change the content (worker counts).
 
         Raises:
-            ValueError: the folder belongs to another job or other settings (the first difference is named), or holds
-                files that no job of ours wrote.
+            ValueError: the folder belongs to another job or other settings (the first difference is named) and
+                `overwrite` is off, or it holds files that no job of ours wrote.
         """
         folder = cls(Path(path), job, to_plain(config), dict(inputs))
         if folder.path.exists() and not folder.path.is_dir():
             raise ValueError(f"--output: {path} is a file; name a folder")
-        if overwrite and (folder.path / CONFIG).is_file():
-            shutil.rmtree(folder.path)
         claim = folder.path / CONFIG
+        if overwrite and claim.is_file() and read_json(claim).get("key") != folder.key:
+            shutil.rmtree(folder.path)
         if claim.is_file():
             before = read_json(claim)
             if before.get("key") != folder.key:

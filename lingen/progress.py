@@ -28,6 +28,10 @@ class Progress:
             self._last = now
             self._say(self.line(note), end="\r" if self._live else "\n")
 
+    def resumed(self) -> None:
+        """All that is counted so far was done by an earlier run."""
+        self._resumed = self.done
+
     def close(self, note: str = "") -> None:
         """Print the closing line."""
         self._say(self.line(note), end="\n")

@@ -1,4 +1,4 @@
-"""From noise to latents: Euler steps along the predicted velocity, with classifier-free guidance (50 steps in the paper).
+"""From noise to latents: Euler steps along the predicted velocity, with classifier-free guidance (SUP: 50 steps).
 
 Legend: B batch, C channels, T/H/W latent axes, L text tokens, D text width.
 """

@@ -1,4 +1,4 @@
-"""The temporal autoencoder (TAE): video to latents, 8x in time and 8x8 in space, 16 channels (Movie Gen, 2410.13720, 3.1.1).
+"""The temporal autoencoder (TAE): video to latents, 8x in time, 8x8 in space, 16 channels (Movie Gen, 2410.13720, 3.1.1).
 
 An image autoencoder inflated in time: a 1-D temporal convolution after every 2-D convolution, temporal attention after
 spatial attention, stride-2 convolution down and nearest + convolution up in time, replicate padding in time. The
@@ -69,7 +69,9 @@ class TAEConfig:
 
 TAE_PRESETS = {
     "tae_paper": TAEConfig(),
-    "tae_tiny": TAEConfig(channels=(32, 64, 128), blocks=1, decoder_blocks=1, time_levels=2, patch=(2, 2, 2), linear_shortcut=True),
+    "tae_tiny": TAEConfig(
+        channels=(32, 64, 128), blocks=1, decoder_blocks=1, time_levels=2, patch=(2, 2, 2), linear_shortcut=True
+    ),
 }
 
 
@@ -356,7 +358,9 @@ def load_tae(folder: str | Path) -> TAE:
 
     folder = Path(folder)
     if not (folder / "tae.json").is_file() or not (folder / "tae.safetensors").is_file():
-        raise ValueError(f"--tae: {folder} holds no TAE (tae.json, tae.safetensors); name a folder of jobs/train_tae.py")
+        raise ValueError(
+            f"--tae: {folder} holds no TAE (tae.json, tae.safetensors); name a folder of jobs/train_tae.py"
+        )
     fields = read_json(folder / "tae.json")["config"]
     tae = TAE(TAEConfig(**{k: tuple(v) if isinstance(v, list) else v for k, v in fields.items()}))
     try:

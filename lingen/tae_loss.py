@@ -9,8 +9,8 @@ from torch import Tensor
 def outlier_penalty(latent_BCTHW: Tensor, r: float = 3.0) -> Tensor:
     """Mean over positions of max(||x - mean|| - r ||std||, 0) (MG Eq. 1).
 
-    Mean and std are per sample and channel over T, H, W; norms are over channels. It keeps the decoder from storing global
-    information in a few extreme latents ("spot" artefacts).
+    Mean and std are per sample and channel over T, H, W; norms are over channels. It keeps the decoder from storing
+    global information in a few extreme latents ("spot" artefacts).
     """
     mean = latent_BCTHW.mean(dim=(2, 3, 4), keepdim=True)
     std = latent_BCTHW.std(dim=(2, 3, 4), keepdim=True, correction=0)

@@ -32,7 +32,7 @@ def main(
 
     `defaults` gives fields' defaults that depend on other flags, from the raw arguments.
     """
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
+    log_our_own()
     # MLflow reports usage to its makers by default; our users did not ask for that.
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     os.environ.setdefault("DO_NOT_TRACK", "true")
@@ -49,6 +49,13 @@ def main(
         print("stopped by Ctrl-C; the same command goes on from here", file=sys.stderr)
         sys.exit(130)
     sys.exit(DONE)
+
+
+def log_our_own() -> None:
+    """Our packages' progress on stderr; of the libraries only what they warn about."""
+    logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
+    for package in ("lingen", "data_prep", "pipelines", "jobs"):
+        logging.getLogger(package).setLevel(logging.INFO)
 
 
 def parse(config_class, args: Sequence[str] | None = None, defaults: dict | None = None):

@@ -30,10 +30,18 @@ class TrainStage:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Recipe:
-    """Stages in order: each starts from the one before."""
+    """The whole way from clips to a video.
+
+    Fields: stages, in order, each starting from the one before; curate, tae, generate: flags of these jobs; encode:
+    flags of jobs/encode.py, one run for each resolution.
+    """
 
     name: str
     stages: tuple[TrainStage, ...]
+    curate: tuple[str, ...]
+    tae: tuple[str, ...]
+    encode: dict[int, tuple[str, ...]]
+    generate: tuple[str, ...]
 
 
 def _paper_fit(stage) -> FitConfig:
@@ -65,12 +73,42 @@ PAPER = Recipe(
         )
         for stage in STAGES
     ),
+    curate=("--filter.min-aesthetic", "4.5", "--filter.min-motion", "p25"),
+    tae=("--fit.preset", "tae_paper", "--workers.gpus", "1"),
+    encode={
+        256: ("--stages", "t2i_256p", "t2v_256p_17s", "--workers.gpus", "1"),
+        512: ("--stages", "t2v_512p_17s", "t2v_512p_34s", "t2v_512p_68s", "--workers.gpus", "1"),
+    },
+    generate=("--seconds", "68"),
 )
 
 DEMO_RESOLUTION, DEMO_FRAMES = 64, 32
 
 DEMO = Recipe(
     name="demo",
+    # The demo's footage is camera moves over photographs, which a real curation would drop.
+    curate=("--filter.min-scene-motion", "0"),
+    tae=(
+        *("--pixels.resolution", str(DEMO_RESOLUTION), "--pixels.frames", str(DEMO_FRAMES)),
+        *(
+            "--fit.preset",
+            "tae_tiny",
+            "--fit.steps",
+            "600",
+            "--fit.batch-size",
+            "2",
+            "--fit.crop",
+            str(DEMO_RESOLUTION),
+        ),
+        *("--fit.frames", "16", "--fit.lr", "5e-4", "--fit.warmup", "20", "--fit.ema-decay", "0.99"),
+        *("--fit.validate-every", "100", "--fit.checkpoint-every", "100"),
+    ),
+    encode={
+        DEMO_RESOLUTION: (
+            *("--resolution", str(DEMO_RESOLUTION), "--frames", str(DEMO_FRAMES)),
+            *("--text.model", "lingen-tiny"),
+        )
+    },
     stages=(
         TrainStage(
             name="demo_t2i_64p",
@@ -78,7 +116,7 @@ DEMO = Recipe(
             resolution=DEMO_RESOLUTION,
             frames=1,
             fit=FitConfig(
-                steps=150,
+                steps=200,
                 batch_size=16,
                 lr=2e-3,
                 lr_end=1e-3,
@@ -94,18 +132,19 @@ DEMO = Recipe(
             resolution=DEMO_RESOLUTION,
             frames=DEMO_FRAMES,
             fit=FitConfig(
-                steps=300,
+                steps=400,
                 batch_size=8,
-                lr=1.5e-3,
+                lr=2e-3,
                 lr_end=1e-4,
                 warmup=20,
                 ema_decay=0.98,
                 log_every=5,
                 checkpoint_every=50,
-                sample_every=150,
+                sample_every=200,
             ),
         ),
     ),
+    generate=("--sampler.guidance", "3"),
 )
 
 RECIPES = {recipe.name: recipe for recipe in (DEMO, PAPER)}

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-import os
 import time
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from data_prep.cluster import connect
 from lingen.denoiser import Denoiser, DenoiserConfig
 from lingen.export import export_model, model_folder, read_about
 from lingen.manifest import OutputFolder, digest, file_digest, read_manifest, require_manifest, to_plain
@@ -23,32 +21,13 @@ from lingen.tae import load_tae
 from lingen.text import TextEncoderConfig, build_text_encoder, pad_text
 from lingen.training import EMA, FitConfig, Hooks, fit
 from lingen.video import to_uint8
+from pipelines.ray_train import TRACKING, WorkerConfig, prepare_worker, run_workers
 from pipelines.recipes import Recipe, TrainStage, find_stage
 from pipelines.tracking import Run, flatten, git_state
 
 log = logging.getLogger(__name__)
 
 PROMPTS = "prompts.safetensors"
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class WorkerConfig:
-    """How many workers train, and what each gets. The loss curve does not depend on it."""
-
-    count: int = 1
-    """workers; the global batch is divided among them"""
-    cpus: float = 1
-    """CPUs that Ray reserves for each"""
-    gpus: float = 0
-    """GPUs for each; 0 trains on the CPU"""
-    threads: int = 0
-    """torch threads of each on the CPU; 0: the machine's CPUs divided by the workers"""
-    max_failures: int = 3
-    """restarts after a lost worker before the job gives up"""
-
-    def __post_init__(self):
-        if self.count < 1:
-            raise ValueError(f"workers.count: need at least one worker, got {self.count}")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -124,8 +103,7 @@ def train(config: TrainConfig) -> dict[str, Any]:
             "parent": config.parent_run,
         },
     }
-    connect()
-    _run_workers(plan, config, folder)
+    run_workers(_worker, plan, config.workers, folder, Progress(stage.name, config.fit.steps, unit="steps"))
     model = folder.path / "model"
     return folder.publish(
         {
@@ -259,52 +237,18 @@ def _meta(architecture: DenoiserConfig) -> Denoiser:
         return Denoiser(architecture)
 
 
-def _run_workers(plan: dict, config: TrainConfig, folder: OutputFolder) -> None:
-    from ray.train import FailureConfig, RunConfig, ScalingConfig
-    from ray.train.torch import TorchConfig, TorchTrainer
-
-    workers = config.workers
-    scaling = ScalingConfig(
-        num_workers=workers.count,
-        use_gpu=workers.gpus > 0,
-        resources_per_worker={"CPU": workers.cpus, **({"GPU": workers.gpus} if workers.gpus else {})},
-    )
-    TorchTrainer(
-        _worker,
-        train_loop_config=plan,
-        scaling_config=scaling,
-        torch_config=TorchConfig(backend="nccl" if workers.gpus else "gloo"),
-        run_config=RunConfig(
-            # The key in the name: Ray Train resumes by name, and other settings must not.
-            name=f"{config.stage}-{folder.key}",
-            storage_path=str((folder.path / "ray").resolve()),
-            failure_config=FailureConfig(max_failures=workers.max_failures),
-        ),
-    ).fit()
-
-
 def _worker(plan: dict) -> None:
     """One worker of a stage; runs in a Ray Train worker process."""
     import torch.distributed as dist
 
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
     config: TrainConfig = plan["config"]
-    threads = config.workers.threads or max(1, (os.cpu_count() or 1) // config.workers.count)
-    torch.set_num_threads(threads)
+    prepare_worker(config.workers)
     architecture = DenoiserConfig.from_dict(plan["architecture"])
     _, stage = find_stage(config.stage)
     output = config.output
     rank = dist.get_rank()
-    run = Run(output / "tracking", **plan["run"]) if rank == 0 else None
-    preview = Preview(plan, run)
-    progress = Progress(f"train {stage.name}", config.fit.steps, unit="steps") if rank == 0 else None
-
-    def on_log(step: int, metrics: dict[str, float]) -> None:
-        if run is None:
-            return
-        run.metrics(step, metrics)
-        progress.update(step - progress.done, note=f"loss {metrics['loss']:.4f}")
-
+    run = Run(output / TRACKING, **plan["run"]) if rank == 0 else None
+    hooks = Hooks(log=run.metrics, sample=Preview(plan, run)) if run else Hooks(sample=Preview(plan, None))
     try:
         model, ema, _ = fit(
             config.fit,
@@ -312,7 +256,7 @@ def _worker(plan: dict) -> None:
             select_shards(config.shards, stage),
             output,
             init=model_folder(config.init, "--init") if config.init else None,
-            hooks=Hooks(log=on_log, sample=preview),
+            hooks=hooks,
         )
         raw, averaged = whole_weights(model, ema)
         if rank == 0:
@@ -323,7 +267,6 @@ def _worker(plan: dict) -> None:
             run.close("FAILED", timeout_s=5)
         raise
     if run is not None:
-        progress.close()
         run.close()
 
 

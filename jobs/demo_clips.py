@@ -1,0 +1,32 @@
+"""Make the demo's clips from photographs that installed packages carry: python jobs/demo_clips.py --output DIR"""
+
+import dataclasses
+from pathlib import Path
+
+from data_prep.demo_clips import make_demo_clips
+from lingen.manifest import OutputFolder, file_digest
+from pipelines import cli
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class DemoClipsConfig:
+    """Make small clips (camera moves, moving objects) with a manifest, and some that a curation must drop."""
+
+    output: Path
+    """folder for the clips"""
+    videos: int = 32
+    """good videos to make"""
+    seed: int = 0
+    """of lengths and noise"""
+
+
+def run(config: DemoClipsConfig) -> None:
+    folder = OutputFolder.open(config.output, "demo_clips", {"videos": config.videos, "seed": config.seed}, {})
+    if not folder.finished:
+        manifest = make_demo_clips(config.output, config.seed, config.videos)
+        folder.publish({"manifest.csv": file_digest(manifest)})
+    print(f"clips: {config.output}/manifest.csv")
+
+
+if __name__ == "__main__":
+    cli.main(DemoClipsConfig, run)

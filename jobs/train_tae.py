@@ -1,0 +1,17 @@
+"""Train the temporal autoencoder: python jobs/train_tae.py --curated DIR --output DIR --fit.preset tae_tiny"""
+
+from pipelines import cli
+from pipelines.tae_training import TrainTAEConfig, train_tae
+
+
+def run(config: TrainTAEConfig) -> None:
+    outputs = train_tae(config)["outputs"]
+    held_out = outputs["held_out"]
+    rows = [("windows", outputs["windows"]), ("unreadable windows", outputs["unreadable"])]
+    rows += [(f"held-out {name.replace('_', ' ')} (dB)", value) for name, value in held_out.items()]
+    print(cli.table(rows))
+    print(f"\nTAE {outputs['tae']}: {config.output}   next: python jobs/encode.py --tae {config.output} ...")
+
+
+if __name__ == "__main__":
+    cli.main(TrainTAEConfig, run)

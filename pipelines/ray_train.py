@@ -1,0 +1,118 @@
+"""Ray Train: a function on some workers with a process group between them, restarted when one is lost."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import os
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import torch
+
+from data_prep.cluster import connect
+from lingen.manifest import OutputFolder
+from lingen.progress import Progress
+from pipelines.cli import log_our_own
+
+TRACKING = "tracking"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class WorkerConfig:
+    """How many workers train, and what each gets. The loss curve does not depend on it."""
+
+    count: int = 1
+    """workers; the global batch is divided among them"""
+    cpus: float = 1
+    """CPUs that Ray reserves for each"""
+    gpus: float = 0
+    """GPUs for each; 0 trains on the CPU"""
+    threads: int = 0
+    """torch threads of each on the CPU; 0: the machine's CPUs divided by the workers"""
+    max_failures: int = 3
+    """restarts after a lost worker before the job gives up"""
+
+    def __post_init__(self):
+        if self.count < 1:
+            raise ValueError(f"--workers.count: need at least one worker, got {self.count}")
+
+
+def run_workers(
+    function: Callable[[dict], None], plan: dict, workers: WorkerConfig, folder: OutputFolder, progress: Progress
+) -> None:
+    """Call function(plan) on every worker; returns when all are done.
+
+    Args: folder, the job's output; progress, moved along the steps that the workers write to its metrics file.
+
+    Raises:
+        RuntimeError: a worker failed more than workers.max_failures times; carries the worker's own error.
+    """
+    connect()
+    from ray.train import FailureConfig, RunConfig, ScalingConfig
+    from ray.train.torch import TorchConfig, TorchTrainer
+
+    trainer = TorchTrainer(
+        function,
+        train_loop_config=plan,
+        scaling_config=ScalingConfig(
+            num_workers=workers.count,
+            use_gpu=workers.gpus > 0,
+            resources_per_worker={"CPU": workers.cpus, **({"GPU": workers.gpus} if workers.gpus else {})},
+        ),
+        torch_config=TorchConfig(backend="nccl" if workers.gpus else "gloo"),
+        run_config=RunConfig(
+            name=f"{folder.job}-{folder.key}",  # Ray Train resumes by name, and other settings must not
+            storage_path=str((folder.path / "ray").resolve()),
+            failure_config=FailureConfig(max_failures=workers.max_failures),
+        ),
+    )
+    with _following(metrics_file(folder.path), progress):
+        result = trainer.fit()
+    if result.error is not None:
+        raise RuntimeError(f"training failed: {result.error}")
+
+
+def metrics_file(output: Path) -> Path:
+    """Where rank 0 writes metrics (pipelines.tracking) and the driver reads how far it is."""
+    return output / TRACKING / "metrics.jsonl"
+
+
+@contextlib.contextmanager
+def _following(path: Path, progress: Progress) -> Iterator[None]:
+    """Workers' output stays in Ray's logs; what the user sees is this one line, read from the metrics file."""
+    stop = threading.Event()
+
+    def follow() -> None:
+        while not stop.wait(1.0):
+            _advance(path, progress)
+
+    _advance(path, progress)
+    progress.resumed()
+    thread = threading.Thread(target=follow, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        thread.join()
+        _advance(path, progress)
+        progress.close()
+
+
+def _advance(path: Path, progress: Progress) -> None:
+    lines = path.read_text().splitlines() if path.is_file() else []
+    for line in reversed(lines):
+        with contextlib.suppress(json.JSONDecodeError):  # being written
+            entry = json.loads(line)
+            loss = next((v for k, v in entry["metrics"].items() if k in ("loss", "l1")), None)
+            progress.update(entry["step"] - progress.done, note="" if loss is None else f"loss {loss:.4f}")
+            return
+
+
+def prepare_worker(workers: WorkerConfig) -> None:
+    """Logging and torch threads of a worker process; call it first."""
+    log_our_own()
+    torch.set_num_threads(workers.threads or max(1, (os.cpu_count() or 1) // workers.count))

@@ -1,0 +1,129 @@
+"""Train the temporal autoencoder on curated clips: decode windows once, then fit under Ray Train, tracked in MLflow."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import logging
+import time
+from pathlib import Path
+from typing import Any
+
+from data_prep.cluster import connect
+from data_prep.encode import read_clips
+from data_prep.pixels import PixelConfig, PixelWindow, write_pixels
+from lingen.manifest import OutputFolder, file_digest, read_json, read_manifest, require_manifest, to_plain, write_json
+from lingen.progress import Progress
+from lingen.tae import load_tae, save_tae
+from lingen.tae_training import TAEFitConfig, TAEHooks, fit_tae
+from pipelines.ray_train import TRACKING, WorkerConfig, prepare_worker, run_workers
+from pipelines.tracking import Run, flatten, git_state
+
+log = logging.getLogger(__name__)
+
+REPORT = "held_out.json"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TrainTAEConfig:
+    """Train the temporal autoencoder (TAE) on curated clips, and resume it when it was interrupted."""
+
+    curated: Path
+    """output folder of jobs/curate.py"""
+    output: Path
+    """folder for the TAE; the same command resumes in it"""
+    pixels: PixelConfig = dataclasses.field(default_factory=PixelConfig)
+    """which windows are cut from the clips"""
+    fit: TAEFitConfig = dataclasses.field(default_factory=TAEFitConfig)
+    """how the TAE is trained"""
+    workers: WorkerConfig = dataclasses.field(default_factory=WorkerConfig)
+    """the training workers"""
+    experiment: str = "lingen-tae"
+    """MLflow experiment"""
+    mlflow: str | None = None
+    """MLflow tracking URI; default: MLFLOW_TRACKING_URI, else mlflow.db beside the output folder"""
+    overwrite: bool = False
+    """replace an output folder made with other settings"""
+
+
+def train_tae(config: TrainTAEConfig) -> dict[str, Any]:
+    """Train to the end; a finished folder of the same settings is left as it is. Returns the manifest.
+
+    Raises:
+        ValueError: bad configuration, before any work starts.
+        RuntimeError: training failed more often than workers.max_failures allows.
+    """
+    started = time.time()
+    require_manifest(config.curated, "curate", "--curated")
+    if config.fit.batch_size % config.workers.count:
+        raise ValueError(
+            f"--workers.count: {config.workers.count} does not divide the batch of {config.fit.batch_size} windows"
+        )
+    clips_path = config.curated / "clips.parquet"
+    content = {"pixels": to_plain(config.pixels), "fit": to_plain(config.fit)}
+    inputs = {"clips": file_digest(clips_path)}
+    folder = OutputFolder.open(config.output, "train_tae", content, inputs, overwrite=config.overwrite)
+    if folder.finished:
+        log.info("%s is finished; nothing to do", folder.path)
+        return read_manifest(folder.path)
+    connect()
+    windows, errors = write_pixels(read_clips(clips_path), folder.path / "pixels", config.pixels)
+    if not any(w.held_out for w in windows):
+        log.warning("all clips come from one source: nothing can be held out, so there is no validation PSNR")
+    plan = {
+        "config": config,
+        "windows": windows,
+        "run": {
+            "experiment": config.experiment,
+            "name": config.fit.preset,
+            "uri": config.mlflow,
+            "params": flatten(content | {"windows": len(windows), "held_out": sum(w.held_out for w in windows)}),
+            "tags": {"stage": "train_tae", **git_state()},
+        },
+    }
+    run_workers(_worker, plan, config.workers, folder, Progress(config.fit.preset, config.fit.steps, unit="steps"))
+    report = {k.removeprefix("held_out/"): round(v, 3) for k, v in read_json(folder.path / REPORT).items()}
+    return folder.publish(
+        {"tae": load_tae(folder.path).digest, "windows": len(windows), "unreadable": len(errors), "held_out": report},
+        started,
+    )
+
+
+def _worker(plan: dict) -> None:
+    """One worker; runs in a Ray Train worker process."""
+    import torch.distributed as dist
+
+    config: TrainTAEConfig = plan["config"]
+    prepare_worker(config.workers)
+    output, windows = config.output, plan["windows"]
+    readers = functools.partial(_readers, windows, output / "pixels")
+    first = dist.get_rank() == 0
+    run = Run(output / TRACKING, **plan["run"]) if first else None
+
+    def on_pictures(step: int, videos: list) -> None:
+        run.video("reconstruction", step, videos, config.pixels.fps)
+
+    try:
+        tae, report = fit_tae(
+            config.fit,
+            readers("video", held_out=False),
+            readers("image", held_out=False),
+            readers("video", held_out=True) or readers("image", held_out=True),
+            output,
+            TAEHooks(log=run.metrics, pictures=on_pictures) if first else TAEHooks(),
+        )
+        if first:
+            save_tae(tae, output)
+            write_json(output / REPORT, report)
+            run.artifact(output / "tae.json")
+    except BaseException:
+        if run is not None:
+            run.close("FAILED", timeout_s=5)
+        raise
+    if first:
+        run.close()
+
+
+def _readers(windows: list[PixelWindow], folder: Path, media: str, held_out: bool) -> list:
+    chosen = [w for w in windows if w.media == media and w.held_out == held_out]
+    return [functools.partial(w.read, folder) for w in chosen]

@@ -1,0 +1,170 @@
+"""The workflow: a recipe's jobs in order, each skipped when it is done and redone when one before it was.
+
+A step is done when its output folder's manifest is there and the step was run with these flags on these inputs
+(pipeline.json in the workflow's folder remembers). Jobs run as processes of their own: what one leaves behind does not
+touch the next, and each can be run by hand with the command that is printed.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import shlex
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from lingen.manifest import MANIFEST, digest, read_json, read_manifest, write_json
+from lingen.progress import clock
+from pipelines.recipes import RECIPES, Recipe
+from pipelines.tracking import store_beside
+
+ROOT = Path(__file__).parents[1]
+STATE = "pipeline.json"
+
+
+class StepFailed(Exception):
+    """A job ended with an exit code other than 0."""
+
+    def __init__(self, step: str, code: int):
+        super().__init__(f"{step} ended with exit code {code}")
+        self.code = code
+
+
+@dataclasses.dataclass(frozen=True)
+class Step:
+    """One job: flags; output, its folder or file; after, the steps whose outputs it reads."""
+
+    name: str
+    job: str
+    flags: tuple[str, ...]
+    output: Path
+    after: tuple[str, ...] = ()
+
+    @property
+    def command(self) -> list[str]:
+        return ["python", f"jobs/{self.job}.py", *self.flags]
+
+
+@dataclasses.dataclass(frozen=True)
+class Outcome:
+    """What became of a step: done, skipped; and how long it took."""
+
+    step: Step
+    state: str
+    seconds: float
+
+
+def steps_of(recipe: Recipe, output: Path, clips: str | None) -> list[Step]:
+    """The recipe's steps.
+
+    Args: output, the workflow's folder; clips, folder or manifest. None makes the demo's own (demo recipe only).
+
+    Raises:
+        ValueError: the recipe has no clips of its own and none are given.
+    """
+    steps = []
+    if clips is None:
+        if recipe.name != "demo":
+            raise ValueError(f"--clips: recipe {recipe.name} needs a folder of clips or a manifest")
+        steps.append(Step("clips", "demo_clips", ("--output", str(output / "clips")), output / "clips"))
+        clips = str(output / "clips" / "manifest.csv")
+    curated, tae = output / "curated", output / "tae"
+    flags = ("--input", clips, "--output", str(curated), *recipe.curate)
+    steps.append(Step("curate", "curate", flags, curated, tuple(s.name for s in steps)))
+    flags = ("--curated", str(curated), "--output", str(tae), *recipe.tae)
+    steps.append(Step("train TAE", "train_tae", flags, tae, ("curate",)))
+    for resolution, options in recipe.encode.items():
+        latents = output / f"latents_{resolution}p"
+        flags = ("--curated", str(curated), "--tae", str(tae), "--output", str(latents), *options)
+        steps.append(Step(f"encode {resolution}p", "encode", flags, latents, ("curate", "train TAE")))
+    before = None
+    for stage in recipe.stages:
+        run = output / "runs" / stage.name
+        flags = ("--stage", stage.name, "--shards", str(output / f"latents_{stage.resolution}p"), "--output", str(run))
+        after = (f"encode {stage.resolution}p",)
+        if before:
+            flags, after = (*flags, "--init", str(before.output)), (*after, before.name)
+        before = Step(f"train {stage.name}", "train", flags, run, after)
+        steps.append(before)
+    video = output / "sample.mp4"
+    flags = ("--checkpoint", str(before.output), "--output", str(video), *recipe.generate)
+    steps.append(Step("generate", "generate", flags, video, (before.name,)))
+    return steps
+
+
+class Workflow:
+    """A recipe in a folder."""
+
+    def __init__(self, recipe: str, output: Path, clips: str | None = None):
+        if recipe not in RECIPES:
+            raise ValueError(f"--recipe: {recipe} is unknown; the recipes are {', '.join(RECIPES)}")
+        if clips is not None and "://" not in clips and not Path(clips).exists():
+            raise ValueError(f"--clips: {clips} does not exist; name a folder of clips or a manifest")
+        if output.exists() and not output.is_dir():
+            raise ValueError(f"--output: {output} is a file; name a folder")
+        self.output, self.clips = output, clips
+        self.steps = steps_of(RECIPES[recipe], output, clips)
+        path = output / STATE
+        self._keys: dict[str, str] = read_json(path) if path.is_file() else {}
+
+    def state(self, step: Step) -> str:
+        """done, started (resumes when run), stale (flags or inputs changed) or missing."""
+        finished = step.output.is_file() if step.output.suffix else (step.output / MANIFEST).is_file()
+        if finished:
+            return "done" if self._keys.get(step.name) == self._key(step) else "stale"
+        return "started" if step.output.exists() else "missing"
+
+    def run(self) -> list[Outcome]:
+        """Run what is not done.
+
+        Raises:
+            StepFailed: a job failed; those before it are kept, and the same call goes on with it.
+        """
+        outcomes = []
+        for number, step in enumerate(self.steps, 1):
+            title = f"[{number}/{len(self.steps)}] {step.name}"
+            if self.state(step) == "done":
+                print(f"{title}: done before", flush=True)
+                outcomes.append(Outcome(step, "skipped", 0.0))
+                continue
+            print(f"\n{title}\n  {shlex.join(step.command)}", flush=True)
+            started = time.monotonic()
+            self._run_job(step)
+            self._keys[step.name] = self._key(step)
+            write_json(self.output / STATE, self._keys)
+            outcomes.append(Outcome(step, "done", time.monotonic() - started))
+            print(f"  {step.name} took {clock(outcomes[-1].seconds)}", flush=True)
+        return outcomes
+
+    def _run_job(self, step: Step) -> None:
+        job = [sys.executable, str(ROOT / "jobs" / f"{step.job}.py"), *step.flags]
+        if not step.output.suffix and step.job != "demo_clips":
+            job.append("--overwrite")  # what other flags left here is replaced; what these flags began is resumed
+        environment = os.environ | {"MLFLOW_TRACKING_URI": store_beside(self.output / "curated")}
+        process = subprocess.Popen(job, env=environment)
+        try:
+            code = process.wait()
+        except KeyboardInterrupt:
+            process.wait()  # it got the same Ctrl-C and is saving its state
+            raise
+        if code:
+            raise StepFailed(step.name, code)
+
+    def _key(self, step: Step) -> str:
+        """Of the flags and of what the steps before it made."""
+        inputs = [self._made(s) for s in self.steps if s.name in step.after]
+        return digest({"flags": step.flags, "inputs": inputs, "clips": self._clips_stamp() if not step.after else None})
+
+    def _made(self, step: Step) -> str | None:
+        manifest = read_manifest(step.output)
+        return manifest and digest(manifest["key"])
+
+    def _clips_stamp(self) -> list:
+        """Changes when the user's manifest or the listing of the folder changes; curation itself hashes contents."""
+        if self.clips is None or "://" in self.clips:
+            return []
+        path = Path(self.clips)
+        files = sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]
+        return [[str(p), p.stat().st_size, p.stat().st_mtime_ns] for p in files]
