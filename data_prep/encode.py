@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Literal
 
 from data_prep.cluster import connect
-from data_prep.encode_summary import BucketSummary, EncodeSummary, stage_warnings
+from data_prep.encode_summary import BucketSummary, EncodeSummary, canary_alarms, stage_warnings
 from data_prep.latent_shards import LatentSettings, LatentWorker
 from data_prep.shard_parts import is_done, read_part, remove_parts
 from data_prep.shard_pool import WorkerConfig, pool_size, run_shards, torch_threads
@@ -149,7 +149,7 @@ def encode(config: EncodeConfig) -> EncodeSummary:
         errors=dict(Counter(e["reason"] for e in errors)),
         unused=dict(unused),
         leftover_hours=leftover_s / 3600,
-        warnings=[*_canary_alarms(config, buckets), *stage_warnings(config.stages, config.groups(), buckets)],
+        warnings=[*canary_alarms(config.min_psnr, buckets), *stage_warnings(config.stages, config.groups(), buckets)],
         seconds=time.time() - started,
     )
     folder.publish(index_digests(folder.path) | {"summary": dataclasses.asdict(summary)}, started)
@@ -241,18 +241,6 @@ def _merge_latents(config: EncodeConfig, tae, plans) -> tuple[list[BucketSummary
         write_index(Path(config.output, "latents", name, INDEX), rows, form)
         buckets.append(BucketSummary.of_rows(name, resolution, rows))
     return buckets, errors
-
-
-def _canary_alarms(config: EncodeConfig, buckets: list[BucketSummary]) -> list[str]:
-    alarms = []
-    for bucket in buckets:
-        low = [key for key, psnr in bucket.canaries if psnr < max(config.min_psnr, bucket.psnr - 10)]
-        if low:
-            alarms.append(
-                f"{bucket.name}: {len(low)} of {len(bucket.canaries)} canaries decode badly (under "
-                f"{max(config.min_psnr, bucket.psnr - 10):.1f} dB), {low[0]} for one; look with jobs/show.py"
-            )
-    return alarms
 
 
 def _write_errors(output: Path, errors: list[dict]) -> None:

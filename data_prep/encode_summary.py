@@ -87,6 +87,20 @@ class EncodeSummary:
         ]
 
 
+def canary_alarms(min_psnr: float, buckets: Iterable[BucketSummary]) -> list[str]:
+    """Buckets with canaries under `min_psnr` dB, or 10 dB under the bucket's median."""
+    alarms = []
+    for bucket in buckets:
+        floor = max(min_psnr, bucket.psnr - 10) if bucket.canaries else min_psnr
+        low = [key for key, psnr in bucket.canaries if psnr < floor]
+        if low:
+            alarms.append(
+                f"{bucket.name}: {len(low)} of {len(bucket.canaries)} canaries decode badly (under {floor:.1f} dB), "
+                f"{low[0]} for one; look with jobs/show.py"
+            )
+    return alarms
+
+
 def stage_warnings(
     stages: Iterable[str], groups: Mapping[int, set[int]], buckets: Sequence[BucketSummary]
 ) -> list[str]:

@@ -46,6 +46,7 @@ class LatentWorker:
         self.settings, self.tally = settings, tally
         self.device = torch.device(settings.device)
         self.tae = load_tae(settings.tae).to(self.device)
+        self.tae_digest = self.tae.digest
 
     def __call__(self, row: dict) -> dict:
         shard = ShardPlan.from_json(row["shard"])
@@ -77,10 +78,27 @@ class LatentWorker:
         latents = self.tae.encode(frames.permute(0, 4, 1, 2, 3).float() / 127.5 - 1)
         for (window, frames_NHW3), latent_CTHW in zip(batch, latents):
             data = pack_latent(latent_CTHW, self.settings.dtype)
-            row = _add(tar, shard, window, data)
+            row = self._add(tar, shard, window, data)
             if len(rows) < self.settings.canaries:
                 row["canary_psnr"] = self._canary(data, frames_NHW3)
             rows.append(row)
+
+    def _add(self, tar: ShardWriter, shard: ShardPlan, window: Window, latent: bytes) -> dict:
+        source = window.provenance
+        a = tar.add(window.key, LATENT, latent)
+        b = tar.add(window.key, METADATA, pack_metadata(source, self.tae_digest))
+        return {
+            "key": window.key,
+            "shard": shard.name,
+            **a.columns(),
+            **b.columns("metadata_"),
+            "clip_id": source.clip_id,
+            "license": source.license,
+            "source": source.source,
+            "seconds": source.end_s - source.start_s,
+            "shape": list(unpack_latent(latent).shape),
+            "canary_psnr": None,
+        }
 
     def _canary(self, latent: bytes, frames_NHW3: np.ndarray) -> float:
         """PSNR in dB of the frames decoded again from the very bytes in the tar."""
@@ -89,24 +107,6 @@ class LatentWorker:
         decoded_NHW3 = ((video_3THW.clamp(-1, 1) + 1) / 2).permute(1, 2, 3, 0).cpu()
         error = (decoded_NHW3 - torch.from_numpy(frames_NHW3.copy()).float() / 255).square().mean().item()
         return round(-10 * float(np.log10(max(error, 1e-10))), 3)
-
-
-def _add(tar: ShardWriter, shard: ShardPlan, window: Window, latent: bytes) -> dict:
-    source = window.provenance
-    a = tar.add(window.key, LATENT, latent)
-    b = tar.add(window.key, METADATA, pack_metadata(source))
-    return {
-        "key": window.key,
-        "shard": shard.name,
-        **a.columns(),
-        **b.columns("metadata_"),
-        "clip_id": source.clip_id,
-        "license": source.license,
-        "source": source.source,
-        "seconds": source.end_s - source.start_s,
-        "shape": list(unpack_latent(latent).shape),
-        "canary_psnr": None,
-    }
 
 
 def _batches(items: Iterable, size: int) -> Iterator[list]:

@@ -88,9 +88,10 @@ def pack_text(embeddings_LD: Sequence[torch.Tensor], dtype: str) -> bytes:
     return save_safetensors({str(i): _finite(e, dtype) for i, e in enumerate(embeddings_LD)})
 
 
-def pack_metadata(provenance: Provenance) -> bytes:
-    """The bytes of KEY.json."""
-    return json.dumps(dataclasses.asdict(provenance), ensure_ascii=False, sort_keys=True).encode()
+def pack_metadata(provenance: Provenance, tae_digest: str) -> bytes:
+    """The bytes of KEY.json: the provenance, and which TAE the latent is of (a tar may travel without its index)."""
+    about = dataclasses.asdict(provenance) | {"tae_digest": tae_digest}
+    return json.dumps(about, ensure_ascii=False, sort_keys=True).encode()
 
 
 def unpack_latent(data: bytes) -> torch.Tensor:

@@ -1,7 +1,7 @@
 """jobs/encode.py on real clips: right frames, right text, survives kill -9, says what is wrong before it starts."""
 
 import contextlib
-import csv
+import dataclasses
 import os
 import signal
 import subprocess
@@ -11,23 +11,20 @@ import time
 from pathlib import Path
 
 import psutil
-import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import ray
 import torch
 
-from data_prep.cluster import connect
-from data_prep.encode import EncodeConfig, encode, plan, read_clips
-from data_prep.fetch import content_hash
+from data_prep.encode import encode, plan, read_clips
+from data_prep.encode_summary import canary_alarms
 from data_prep.frames import read_frames
 from data_prep.probe import MediaError, probe
 from data_prep.retext import RetextConfig, retext
 from data_prep.shard_pool import WorkerConfig
 from data_prep.window_frames import windows_with_frames
-from lingen.manifest import OutputFolder
 from lingen.shard_index import ShardIndex
-from lingen.tae import TAE, TAEConfig, load_tae, save_tae
+from lingen.tae import load_tae
 from lingen.text import TextEncoderConfig, build_text_encoder
 
 pytestmark = pytest.mark.e2e
@@ -36,63 +33,8 @@ TEXT = TextEncoderConfig(model="lingen-tiny")
 FLAGS = ["--resolution", "32", "--frames", "17", "--shard-mb", "0.03", "--text.model", "lingen-tiny"]
 
 
-@pytest.fixture(scope="module")
-def inputs(clips, tmp_path_factory):
-    """A curated folder (five videos, three photographs, three files that cannot be used) and a TAE."""
-    folder = tmp_path_factory.mktemp("inputs")
-    listed = list(csv.DictReader((clips / "manifest.csv").open()))
-    videos = [m for m in listed if m["media_type"] == "video"][:5]
-    rows = []
-    for m in videos + [m for m in listed if m["media_type"] == "image"][:3]:
-        path = clips / m["uri"]
-        rows.append(_clip(path, m, probe(path)))
-    gone = dict(rows[0], clip_id="ffff000000000000-0-3000", uri=str(folder / "gone.mp4"))
-    cut = dict(rows[0], clip_id="ffff000000000001-0-3000", uri=str(folder / "cut.mp4"))
-    (folder / "cut.mp4").write_bytes(Path(rows[0]["uri"]).read_bytes()[:3000])
-    for row in (gone, cut):
-        row["content_hash"] = content_hash(str(folder / "cut.mp4"))
-    other = dict(rows[1], clip_id="ffff000000000002-0-3000", content_hash="0" * 32)
-    curated = OutputFolder.open(folder / "curated", "curate", {}, {})
-    pq.write_table(pa.Table.from_pylist([*rows, gone, cut, other]), curated.path / "clips.parquet")
-    curated.publish({})
-    torch.manual_seed(0)
-    save_tae(TAE(TAEConfig(channels=(8, 8, 16, 16), blocks=1, decoder_blocks=1)), folder / "tae")
-    return folder
-
-
-def _clip(path, listed, about):
-    digest = content_hash(str(path))
-    facts = {"clip_id": f"{digest}-0-{round(1000 * about.duration_s)}", "uri": str(path), "content_hash": digest}
-    facts |= {"media_type": about.media_type, "start_s": 0.0, "end_s": about.duration_s, "fps": about.fps}
-    facts |= {"width": about.width, "height": about.height}
-    return facts | {k: listed[k] for k in ("caption", "license", "source", "attribution")}
-
-
-def _config(inputs, output, **changes):
-    options = {"curated": inputs / "curated", "tae": inputs / "tae", "output": output}
-    options |= {"resolution": 32, "frames": (17,), "shard_mb": 0.03, "text": TEXT}
-    return EncodeConfig(**options | changes)
-
-
-@pytest.fixture(scope="module")
-def cluster():
-    """Ray in this process, for the module."""
-    ours = not ray.is_initialized()
-    connect()
-    yield
-    if ours:
-        ray.shutdown()
-
-
-@pytest.fixture(scope="module")
-def encoded(inputs, tmp_path_factory, cluster):
-    """(folder, summary) of an undisturbed run."""
-    output = tmp_path_factory.mktemp("encoded") / "out"
-    return output, encode(_config(inputs, output))
-
-
-def test_every_latent_is_of_the_frames_at_its_times(inputs, encoded):
-    tae = load_tae(inputs / "tae")
+def test_every_latent_is_of_the_frames_at_its_times(encode_inputs, encoded):
+    tae = load_tae(encode_inputs / "tae")
     index = ShardIndex.open(encoded[0])
     index.check_files()
     media = set()
@@ -120,9 +62,9 @@ def test_every_text_is_of_its_own_caption(encoded):
             assert torch.allclose(embedding.float(), expected, atol=1e-2)
 
 
-def test_the_index_knows_tae_licence_and_canaries(inputs, encoded):
+def test_the_index_knows_tae_licence_and_canaries(encode_inputs, encoded):
     index = ShardIndex.open(encoded[0])
-    tae = load_tae(inputs / "tae")
+    tae = load_tae(encode_inputs / "tae")
     assert index.format.tae_digest == tae.digest
     assert index.format.scale == tae.scale.tolist()
     for bucket in index.buckets.values():
@@ -134,11 +76,11 @@ def test_the_index_knows_tae_licence_and_canaries(inputs, encoded):
             assert all(0 < p < 60 for p in psnr if p is not None)
 
 
-def test_what_cannot_be_read_is_a_row_and_the_job_goes_on(inputs, encoded):
+def test_what_cannot_be_read_is_a_row_and_the_job_goes_on(encode_inputs, encoded):
     output, summary = encoded
     rows = pq.read_table(output / "errors.parquet").to_pylist()
     with pytest.raises(MediaError) as why:
-        probe(inputs / "cut.mp4")
+        probe(encode_inputs / "cut.mp4")
     assert {(r["clip_id"], r["reason"]) for r in rows} == {
         ("ffff000000000000-0-3000", "file_missing"),
         ("ffff000000000001-0-3000", why.value.reason),
@@ -151,21 +93,44 @@ def test_what_cannot_be_read_is_a_row_and_the_job_goes_on(inputs, encoded):
     assert not (output / "parts").exists()
 
 
-def test_an_untrained_tae_rings_the_alarm(encoded):
-    assert any("canaries decode badly" in w for w in encoded[1].warnings)
+def test_canaries_are_the_psnr_of_what_is_in_the_tar(encode_inputs, encoded):
+    tae, checked = load_tae(encode_inputs / "tae"), 0
+    for bucket in ShardIndex.open(encoded[0]).buckets.values():
+        for row, psnr in enumerate(bucket.table["canary_psnr"].to_pylist()):
+            if psnr is not None:
+                about, frames = bucket.metadata(row), bucket.bucket.frames
+                times = [about["start_s"] + i / 16 for i in range(frames)]
+                size = (bucket.bucket.height, bucket.bucket.width)
+                expected = torch.from_numpy(read_frames(about["uri"], times, size=size)).permute(3, 0, 1, 2) / 255
+                decoded = (tae.decode(bucket.read(row)[0][None].float(), frames=frames)[0].clamp(-1, 1) + 1) / 2
+                assert psnr == pytest.approx(-10 * torch.log10((decoded - expected).square().mean()).item(), abs=0.02)
+                checked += 1
+    assert checked > 5
 
 
-def test_a_finished_folder_is_left_alone(inputs, encoded):
+def test_bad_canaries_ring_the_alarm(encoded):
+    summary = encoded[1]
+    assert not canary_alarms(0.0, summary.buckets)
+    alarms = canary_alarms(99.0, summary.buckets)
+    assert len(alarms) == len(summary.buckets)
+    assert "under 99.0 dB" in alarms[0]
+    good = dataclasses.replace(summary.buckets[0], canaries=(("a", 30.0), ("b", 31.0), ("c", 19.0), ("d", 32.0)))
+    assert canary_alarms(15.0, [good]) == [
+        f"{good.name}: 1 of 4 canaries decode badly (under 20.5 dB), c for one; look with jobs/show.py"
+    ]
+
+
+def test_a_finished_folder_is_left_alone(encode_inputs, encoded, encode_config):
     before = {p: p.stat().st_mtime_ns for p in encoded[0].rglob("*")}
-    assert encode(_config(inputs, encoded[0])) == encoded[1]
+    assert encode(encode_config(encoded[0])) == encoded[1]
     assert {p: p.stat().st_mtime_ns for p in encoded[0].rglob("*")} == before
     with pytest.raises(ValueError, match=r"other settings \(max_windows_per_clip: 4 there, 2 now\)"):
-        encode(_config(inputs, encoded[0], max_windows_per_clip=2))
+        encode(encode_config(encoded[0], max_windows_per_clip=2))
 
 
-def _start(inputs, output):
-    command = [sys.executable, str(ROOT / "jobs/encode.py"), "--curated", str(inputs / "curated")]
-    command += ["--output", str(output), "--tae", str(inputs / "tae"), *FLAGS]
+def _start(encode_inputs, output):
+    command = [sys.executable, str(ROOT / "jobs/encode.py"), "--curated", str(encode_inputs / "curated")]
+    command += ["--output", str(output), "--tae", str(encode_inputs / "tae"), *FLAGS]
     return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
 
 
@@ -178,9 +143,9 @@ def _wait_for(process, condition, seconds=120):
     return found
 
 
-def test_killed_driver_then_killed_worker_give_the_same_bytes(inputs, encoded, tmp_path):
+def test_killed_driver_then_killed_worker_give_the_same_bytes(encode_inputs, encoded, tmp_path):
     output = tmp_path / "out"
-    first = _start(inputs, output)
+    first = _start(encode_inputs, output)
     done = _wait_for(first, lambda: list(output.glob("parts/latents/*/*.json")))
     family = psutil.Process(first.pid).children(recursive=True)
     first.send_signal(signal.SIGKILL)
@@ -191,7 +156,7 @@ def test_killed_driver_then_killed_worker_give_the_same_bytes(inputs, encoded, t
     assert not (output / "manifest.json").exists()
     early = {p: p.stat().st_mtime_ns for part in done for p in [_tar(output, part)] if p.exists()}
 
-    second = _start(inputs, output)
+    second = _start(encode_inputs, output)
     worker = _wait_for(second, lambda: _encoding_worker(second.pid))
     _wait_for(second, lambda: len(list(output.glob("parts/latents/*/*.json"))) > len(done))
     if worker.is_running():
@@ -233,18 +198,27 @@ def _encoding_worker(pid):
         ({"shard_mb": 0}, "--shard-mb"),
     ],
 )
-def test_bad_configuration_is_said_before_anything_starts(inputs, tmp_path, change, message):
+def test_bad_configuration_is_said_before_anything_starts(encode_inputs, tmp_path, change, message, encode_config):
     running = ray.is_initialized()
-    change = {k: inputs / v if v == "absent" else v for k, v in change.items()}
+    change = {k: encode_inputs / v if v == "absent" else v for k, v in change.items()}
     with pytest.raises(ValueError, match=message):
-        encode(_config(inputs, tmp_path / "out", **change))
+        encode(encode_config(tmp_path / "out", **change))
     assert ray.is_initialized() == running
     assert not (tmp_path / "out").exists()
 
 
-def test_bad_configuration_is_one_line_and_exit_2(inputs, tmp_path):
+def test_bad_configuration_is_one_line_and_exit_2(encode_inputs, tmp_path):
     done = subprocess.run(
-        [sys.executable, "jobs/encode.py", "--curated", tmp_path, "--output", tmp_path / "o", "--tae", inputs / "tae"],
+        [
+            sys.executable,
+            "jobs/encode.py",
+            "--curated",
+            tmp_path,
+            "--output",
+            tmp_path / "o",
+            "--tae",
+            encode_inputs / "tae",
+        ],
         cwd=ROOT,
         capture_output=True,
         text=True,
@@ -254,26 +228,26 @@ def test_bad_configuration_is_one_line_and_exit_2(inputs, tmp_path):
     assert done.stderr.startswith("error: --curated:")
 
 
-def test_more_than_the_cluster_has_is_refused(inputs, tmp_path, cluster):
+def test_more_than_the_cluster_has_is_refused(encode_inputs, tmp_path, ray_cluster, encode_config):
     with pytest.raises(ValueError, match="workers: one needs 3 GPU"):
-        encode(_config(inputs, tmp_path / "out", workers=WorkerConfig(gpus=3)))
+        encode(encode_config(tmp_path / "out", workers=WorkerConfig(gpus=3)))
 
 
-def _windows(inputs):
-    clips = [c for c in read_clips(inputs / "curated" / "clips.parquet") if c["media_type"] == "video"]
-    return [w for shards in plan(_config(inputs, "unused"), clips[:2], 16)[0] for s in shards[1] for w in s.windows]
+def _windows(encode_inputs, encode_config):
+    clips = [c for c in read_clips(encode_inputs / "curated" / "clips.parquet") if c["media_type"] == "video"]
+    return [w for shards in plan(encode_config("unused"), clips[:2], 16)[0] for s in shards[1] for w in s.windows]
 
 
-def test_frames_that_take_too_long_are_rows(inputs, cluster):
-    windows, errors = _windows(inputs), []
+def test_frames_that_take_too_long_are_rows(encode_inputs, ray_cluster, encode_config):
+    windows, errors = _windows(encode_inputs, encode_config), []
     found = list(windows_with_frames(windows, errors, num_cpus=0.5, timeout_s=1e-3))
     assert [w for w, _ in found] == windows
     assert {e["reason"] for e in errors} == {"decode_timeout"}
     assert [e["key"] for e in errors] == [w.key for w in windows]
 
 
-def test_a_decoder_that_dies_again_and_again_costs_its_windows_only(inputs, cluster):
-    windows, errors, stop = _windows(inputs), [], threading.Event()
+def test_a_decoder_that_dies_again_and_again_costs_its_windows_only(encode_inputs, ray_cluster, encode_config):
+    windows, errors, stop = _windows(encode_inputs, encode_config), [], threading.Event()
 
     def kill_readers():
         while not stop.is_set():
@@ -295,7 +269,7 @@ def test_a_decoder_that_dies_again_and_again_costs_its_windows_only(inputs, clus
     assert [w for w, _ in rest] == windows[1:]
 
 
-def test_text_is_replaced_alone(encoded, tmp_path, cluster):
+def test_text_is_replaced_alone(encoded, tmp_path, ray_cluster):
     other = TextEncoderConfig(model="lingen-tiny", seed=7)
     config = RetextConfig(shards=encoded[0], output=tmp_path / "retext", text=other)
     manifest = retext(config)

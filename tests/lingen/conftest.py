@@ -52,7 +52,7 @@ def make_shards(tmp_path):
                         )
                         latent = torch.randn(bucket.latent_shape(), generator=generator)
                         a = latents.add(key, LATENT, pack_latent(latent, dtype))
-                        b = latents.add(key, METADATA, pack_metadata(source))
+                        b = latents.add(key, METADATA, pack_metadata(source, "0123456789abcdef"))
                         lengths = [3 + (i + j) % 4 for j in range(len(dims))]
                         embeddings = [torch.randn(n, d, generator=generator) for n, d in zip(lengths, dims)]
                         c = text.add(key, TEXT, pack_text(embeddings, dtype))
