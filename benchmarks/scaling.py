@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import os
 import resource
 import statistics
 import subprocess
@@ -24,6 +25,9 @@ RESULT = Path(__file__).parent / "results" / "scaling_cpu.json"
 PLOT = Path(__file__).parents[1] / "docs" / "scaling.svg"
 FRAMES = (1, 2, 4, 8, 16, 32, 64)  # x 32 x 32 tokens: 1,024 to 65,536
 MODELS = ("lingen", "dit")
+# Keep freed memory: by default glibc maps tensors above 32 MiB anew each time, and the kernel's zeroing of their pages
+# (a third of LinGen's time at 64k tokens) would be measured instead of the model.
+ALLOCATOR = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(10**11)}
 REPEATS = {"forward": {1: 5, 2: 5, 4: 5, 8: 3, 16: 3, 32: 2, 64: 2}, "train": {1: 3, 2: 3, 4: 3, 8: 2, 16: 2}}
 
 
@@ -63,7 +67,9 @@ def measure(model: str, frames: int, mode: str) -> dict:
 
 def measure_in_process(model: str, frames: int, mode: str) -> dict:
     command = [sys.executable, __file__, "--one", model, str(frames), mode]
-    return json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+    environment = {**os.environ, **ALLOCATOR}
+    done = subprocess.run(command, capture_output=True, text=True, check=True, env=environment)
+    return json.loads(done.stdout)
 
 
 def slope(points: list[tuple[float, float]]) -> float:
@@ -130,7 +136,8 @@ def main() -> None:
             "question": "time and memory against tokens, LinGen and DiT (SDPA) at equal width, depth and FFN",
             "machine": started,
             "load_average_at_end": describe()["load_average"],
-            "settings": "float32, batch 1, 1 thread, torch scan backend, medians; peak memory: growth over the loaded model",
+            "allocator": ALLOCATOR,
+            "settings": "float32, batch 1, 1 thread, torch scan backend, medians; memory: growth over the loaded model",
             "config": {model: config(model).to_dict() for model in MODELS},
             **{mode: summarise(samples, mode) for mode in REPEATS},
         }

@@ -1,0 +1,52 @@
+"""The model's benchmark scripts run, and say the same as the committed results where the machine does not matter."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
+
+
+def run(script, *arguments):
+    command = [sys.executable, BENCHMARKS / script, *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, check=False)
+
+
+def test_adjacency_reproduces_the_committed_result(tmp_path):
+    done = run("adjacency.py", "--output", tmp_path / "a.json")
+    assert done.returncode == 0, done.stderr
+    fresh = json.loads((tmp_path / "a.json").read_text())
+    assert fresh == json.loads((BENCHMARKS / "results" / "adjacency.json").read_text())
+    assert fresh["axis_neighbours"]["rms"] == [352.33, 342.0, 1.0, 1.0]
+
+
+def test_the_gpu_script_runs_at_toy_size_and_refuses_without_a_gpu(tmp_path):
+    output = tmp_path / "gpu.json"
+    done = run(
+        "gpu_latency.py",
+        *("--device", "cpu", "--models", "tiny", "dit_tiny", "--latent", 2, 4, 4, "--no-compile", "--steps", 1),
+        *("--output", output),
+    )
+    assert done.returncode == 0, done.stderr
+    result = json.loads(output.read_text())
+    assert {row["model"] for row in result["latency"]} == {"tiny", "dit_tiny"}
+    assert len(result["variants"]) == 8
+    assert not [row for section in ("latency", "variants", "self_tests") for row in result[section] if "error" in row]
+    import torch
+
+    if not torch.cuda.is_available():
+        refused = run("gpu_latency.py", "--output", output)
+        assert refused.returncode == 1
+        assert "no CUDA device here" in refused.stderr
+
+
+@pytest.mark.parametrize("model", ["lingen", "dit"])
+def test_scaling_measures_one_point(model):
+    done = run("scaling.py", "--one", model, 1, "forward")
+    assert done.returncode == 0, done.stderr
+    point = json.loads(done.stdout)
+    assert point["cpu_seconds"] > 0
+    assert point["peak_mib"] > 0
