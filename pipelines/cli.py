@@ -32,10 +32,7 @@ def main(
 
     `defaults` gives fields' defaults that depend on other flags, from the raw arguments.
     """
-    log_our_own()
-    # MLflow reports usage to its makers by default; our users did not ask for that.
-    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
-    os.environ.setdefault("DO_NOT_TRACK", "true")
+    quiet_libraries()
     try:
         job(parse(config_class, defaults=defaults(sys.argv[1:]) if defaults else {}))
     except ValueError as error:
@@ -51,8 +48,10 @@ def main(
     sys.exit(DONE)
 
 
-def log_our_own() -> None:
-    """Our packages' progress on stderr; of the libraries only what they warn about."""
+def quiet_libraries() -> None:
+    """Our packages' progress on stderr, of the libraries only what they warn about; and no usage reports to anyone."""
+    for switch in ("MLFLOW_DISABLE_TELEMETRY", "DO_NOT_TRACK"):
+        os.environ.setdefault(switch, "true")
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
     for package in ("lingen", "data_prep", "pipelines", "jobs"):
         logging.getLogger(package).setLevel(logging.INFO)

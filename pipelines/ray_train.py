@@ -15,7 +15,7 @@ import torch
 from data_prep.cluster import connect
 from lingen.manifest import OutputFolder
 from lingen.progress import Progress
-from pipelines.cli import log_our_own
+from pipelines.cli import quiet_libraries
 
 TRACKING = "tracking"
 
@@ -114,5 +114,5 @@ def _advance(path: Path, progress: Progress) -> None:
 
 def prepare_worker(workers: WorkerConfig) -> None:
     """Logging and torch threads of a worker process; call it first."""
-    log_our_own()
+    quiet_libraries()
     torch.set_num_threads(workers.threads or max(1, (os.cpu_count() or 1) // workers.count))

@@ -73,6 +73,13 @@ class Run:
         """None until MLflow has answered once."""
         return self._state["run_id"]
 
+    def wait_for_id(self, timeout_s: float = 60.0) -> str | None:
+        """The run id, once MLflow has given one; None when it does not answer in time."""
+        deadline = time.monotonic() + timeout_s
+        while self.run_id is None and time.monotonic() < deadline:
+            time.sleep(0.1)
+        return self.run_id
+
     def metrics(self, step: int, values: dict[str, float]) -> None:
         """Log at a step. Steps that were logged before a restart are left alone: they would be the same points."""
         if step <= self._last_step:

@@ -1,0 +1,116 @@
+"""MLflow on a real SQLite store: restarts, an absent server, files first."""
+
+import json
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+mlflow = pytest.importorskip("mlflow")
+
+from pipelines import tracking  # noqa: E402
+
+
+@pytest.fixture(scope="module")
+def empty_store(tmp_path_factory):
+    """A migrated, empty database; making one takes seconds, copying none."""
+    path = tmp_path_factory.mktemp("store") / "mlflow.db"
+    mlflow.MlflowClient(f"sqlite:///{path}").search_experiments()
+    return path
+
+
+@pytest.fixture
+def store(empty_store, tmp_path):
+    (tmp_path / "mlflow.db").write_bytes(empty_store.read_bytes())
+    return f"sqlite:///{tmp_path / 'mlflow.db'}"
+
+
+def history(store, run_id, key):
+    return [(m.step, m.value) for m in mlflow.MlflowClient(store).get_metric_history(run_id, key)]
+
+
+def test_a_restarted_run_is_one_curve_without_doubles(tmp_path, store):
+    first = tracking.Run(tmp_path / "t", "exp", "stage", uri=store, params={"lr": 0.1})
+    for step in (1, 2, 3, 4):
+        first.metrics(step, {"loss": 1 / step})
+    first.close("KILLED")
+    again = tracking.Run(tmp_path / "t", "exp", "stage", uri=store, params={"lr": 0.1})
+    for step in (3, 4, 5, 6):  # training went back to its checkpoint of step 2
+        again.metrics(step, {"loss": 1 / step})
+    again.close()
+    assert again.run_id == first.run_id
+    assert history(store, again.run_id, "loss") == [(s, 1 / s) for s in (1, 2, 3, 4, 5, 6)]
+    run = mlflow.MlflowClient(store).get_run(again.run_id)
+    assert (run.info.status, run.data.params["lr"]) == ("FINISHED", "0.1")
+
+
+def test_a_line_cut_off_by_a_kill_is_dropped_and_logged_again(tmp_path, store):
+    run = tracking.Run(tmp_path / "t", "exp", "stage", uri=store)
+    run.metrics(1, {"loss": 1.0})
+    run.close()
+    with open(tmp_path / "t" / "metrics.jsonl", "a") as f:
+        f.write('{"step": 2, "ti')
+    run = tracking.Run(tmp_path / "t", "exp", "stage", uri=store)
+    run.metrics(2, {"loss": 0.5})
+    run.close()
+    assert history(store, run.run_id, "loss") == [(1, 1.0), (2, 0.5)]
+
+
+def test_training_goes_on_while_mlflow_is_away_and_nothing_is_lost(tmp_path, store, caplog):
+    away = tracking.Run(tmp_path / "t", "exp", "stage", uri="http://127.0.0.1:9")  # nobody listens there
+    for step in range(1, 4):
+        away.metrics(step, {"loss": float(step)})
+    away.close(timeout_s=1)
+    assert "unsent metrics stay in" in caplog.text
+    lines = [json.loads(line) for line in (tmp_path / "t" / "metrics.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines] == [1, 2, 3]
+    back = tracking.Run(tmp_path / "t", "exp", "stage", uri=store)
+    back.close()
+    assert history(store, back.run_id, "loss") == [(1, 1.0), (2, 2.0), (3, 3.0)]
+
+
+def test_videos_are_playable_artifacts_with_a_still_grid(tmp_path, store):
+    run = tracking.Run(tmp_path / "t", "exp", "stage", uri=store)
+    run.video("video", 7, [np.zeros((4, 32, 48, 3), np.uint8)], fps=16)
+    run.close()
+    client = mlflow.MlflowClient(store)
+    names = sorted(a.path for a in client.list_artifacts(run.run_id, "samples"))
+    assert names == ["samples/video_00000007.png", "samples/video_00000007_0.mp4"]
+
+
+def test_a_failing_block_ends_the_run_as_failed(tmp_path, store):
+    with pytest.raises(RuntimeError, match="boom"), tracking.tracked(tmp_path / "t", "exp", "job", uri=store) as run:
+        raise RuntimeError("boom")
+    assert mlflow.MlflowClient(store).get_run(run.run_id).info.status == "FAILED"
+
+
+def test_children_hang_under_their_parent(tmp_path, store):
+    with tracking.tracked(tmp_path / "p", "exp", "recipe", uri=store) as parent:
+        parent.wait_for_id()
+        with tracking.tracked(tmp_path / "c", "exp", "stage", uri=store, parent=parent.run_id) as child:
+            pass
+    assert mlflow.MlflowClient(store).get_run(child.run_id).data.tags["mlflow.parentRunId"] == parent.run_id
+
+
+def test_the_store_is_beside_the_output_unless_the_user_says_otherwise(tmp_path, monkeypatch):
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    assert tracking.store_beside(tmp_path / "out" / "curated") == f"sqlite:///{tmp_path / 'out' / 'mlflow.db'}"
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://tracking:5000")
+    assert tracking.store_beside(tmp_path) == "http://tracking:5000"
+
+
+def test_no_telemetry():
+    """Jobs switch MLflow's usage reports off before it is imported."""
+    code = (
+        "import pipelines.cli; pipelines.cli.quiet_libraries();"
+        "import mlflow.telemetry.utils as u; print(u.is_telemetry_disabled())"
+    )
+    env = {k: v for k, v in os.environ.items() if k not in ("MLFLOW_DISABLE_TELEMETRY", "DO_NOT_TRACK", "CI")}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=env)
+    assert done.stdout.strip() == "True", done.stderr
+
+
+def test_nested_settings_become_dotted_parameters():
+    assert tracking.flatten({"fit": {"lr": 1, "a": {"b": 2}}, "x": 3}) == {"fit.lr": 1, "fit.a.b": 2, "x": 3}

@@ -1,0 +1,113 @@
+"""The workflow's decisions on real folders; the jobs themselves are replaced by small scripts."""
+
+from pathlib import Path
+
+import pytest
+
+from lingen.stages import STAGES
+from pipelines import workflow
+from pipelines.recipes import RECIPES, find_stage
+from pipelines.workflow import StepFailed, Workflow
+
+JOB = """
+import sys
+from pathlib import Path
+from lingen.manifest import OutputFolder
+flags = dict(zip(sys.argv[1::2], sys.argv[2::2]))
+out = Path(flags["--output"])
+out.parent.mkdir(parents=True, exist_ok=True)
+with open(out.parent / "calls.txt", "a") as f:
+    f.write(Path(__file__).stem + "\\n")
+if (Path(__file__).parent / "fail").exists() and "encode" in __file__:
+    sys.exit(3)
+if out.suffix:
+    out.write_text("video")
+else:
+    config = {k: v for k, v in flags.items() if k != "--output"}
+    OutputFolder.open(out, Path(__file__).stem, config, {}, overwrite="--overwrite" in sys.argv).publish({})
+"""
+
+
+@pytest.fixture
+def jobs(tmp_path, monkeypatch):
+    """A checkout whose jobs only say that they were called."""
+    folder = tmp_path / "checkout" / "jobs"
+    folder.mkdir(parents=True)
+    for name in ("demo_clips", "curate", "train_tae", "encode", "train", "generate"):
+        (folder / f"{name}.py").write_text(JOB)
+    monkeypatch.setattr(workflow, "ROOT", folder.parent)
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[2]))
+    return folder
+
+
+def calls(out: Path) -> list[str]:
+    found = [line for path in (out / "calls.txt", out / "runs" / "calls.txt") if path.is_file() for line in path.open()]
+    for path in (out / "calls.txt", out / "runs" / "calls.txt"):
+        path.unlink(missing_ok=True)
+    return [name.strip() for name in found]
+
+
+def test_all_run_once_then_nothing_then_only_what_follows_a_change(tmp_path, jobs):
+    out = tmp_path / "out"
+    Workflow("demo", out).run()
+    assert calls(out) == ["demo_clips", "curate", "train_tae", "encode", "generate", "train", "train"]
+    assert [o.state for o in Workflow("demo", out).run()] == ["skipped"] * 7
+    assert calls(out) == []
+    (out / "latents_64p" / "manifest.json").unlink()
+    Workflow("demo", out).run()
+    assert calls(out) == ["encode"], "its inputs and flags are what they were, so is what follows"
+    other = tmp_path / "mine.csv"
+    other.write_text("uri\n")
+    Workflow("demo", out, clips=str(other)).run()
+    assert calls(out) == ["curate", "train_tae", "encode", "generate", "train", "train"]
+
+
+def test_a_failed_job_stops_the_rest_and_is_where_the_next_run_starts(tmp_path, jobs):
+    out = tmp_path / "out"
+    (jobs / "fail").touch()
+    with pytest.raises(StepFailed, match="encode 64p ended with exit code 3"):
+        Workflow("demo", out).run()
+    assert calls(out) == ["demo_clips", "curate", "train_tae", "encode"]
+    (jobs / "fail").unlink()
+    states = [o.state for o in Workflow("demo", out).run()]
+    assert states == ["skipped"] * 3 + ["done"] * 4
+
+
+def test_changed_clips_rerun_curation(tmp_path, jobs):
+    out, clips = tmp_path / "out", tmp_path / "clips.csv"
+    clips.write_text("uri\na.mp4\n")
+    Workflow("demo", out, clips=str(clips)).run()
+    assert Workflow("demo", out, clips=str(clips)).state(Workflow("demo", out, clips=str(clips)).steps[0]) == "done"
+    clips.write_text("uri\na.mp4\nb.mp4\n")
+    again = Workflow("demo", out, clips=str(clips))
+    assert again.state(again.steps[0]) == "stale"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [
+        ({"recipe": "lunch"}, "--recipe: lunch"),
+        ({"recipe": "paper"}, "--clips: recipe paper needs"),
+        ({"recipe": "demo", "clips": "/nowhere"}, "--clips: /nowhere does not exist"),
+    ],
+)
+def test_bad_configuration_is_named_before_any_work(tmp_path, arguments, named):
+    with pytest.raises(ValueError, match=named):
+        Workflow(output=tmp_path / "out", **arguments)
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_paper_recipe_is_the_papers_table():
+    paper = RECIPES["paper"]
+    assert [(s.name, s.fit.steps, s.fit.batch_size, s.frames) for s in paper.stages] == [
+        (s.name, s.steps, s.batch, s.frames) for s in STAGES
+    ]
+    assert {s.fit.image_ratio for s in paper.stages} == {"1:100"}
+    commands = [step.command for step in Workflow("paper", Path("out"), clips="s3://bucket/clips.csv").steps]
+    assert [c[1] for c in commands].count("jobs/train.py") == 5
+
+
+def test_stages_are_found_by_name():
+    assert find_stage("demo_t2v_64p_2s")[0].name == "demo"
+    with pytest.raises(ValueError, match="--stage: t2v_1024p is unknown; the stages are demo_t2i_64p"):
+        find_stage("t2v_1024p")
