@@ -18,7 +18,8 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
-from data_prep.measure import connect, hush
+from data_prep.cluster import connect
+from data_prep.measure import hush
 from data_prep.store import Store
 from lingen.manifest import digest, file_digest
 from lingen.progress import Progress

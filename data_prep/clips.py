@@ -14,7 +14,7 @@ import pyarrow as pa
 
 from data_prep.license import Decision
 from data_prep.measure import Measured
-from data_prep.scores import SCORES, span_scores
+from data_prep.scores import SCORES, span_scores, stills_inside
 from data_prep.shots import Candidate, ShotConfig, cuts
 from data_prep.spans import Span, SpanConfig, spans
 
@@ -27,11 +27,15 @@ FIELDS = (
 @dataclasses.dataclass
 class Candidates:
     """Columns over N entries. stopped: (stage, verdict, reason, detail), or None for a clip that goes on to the filter;
-    shots: cut files, shots found and seconds, for the summary."""
+    row: position in the source; hashes, contrasts: of the stills of each clip; embeddings: each clip's mean, of length
+    1, or None."""
 
     columns: dict[str, list]
     stopped: list[tuple[str, str, str, str] | None]
     row: list[int]
+    hashes: list[list[int]]
+    contrasts: list[list[float]]
+    embeddings: list[np.ndarray | None]
 
     def array(self, name: str) -> np.ndarray:
         return np.asarray(self.columns[name])
@@ -43,11 +47,12 @@ def candidates(
     measured: Measured,
     shots: ShotConfig,
     span: SpanConfig,
-    aesthetics: Mapping[str, list[float]],
+    looks: Mapping[str, tuple[list[float], np.ndarray]],
 ) -> Candidates:
-    """Entries in the order of the source's rows. aesthetics: scores of a file's stills by content hash."""
+    """Entries in the order of the source's rows. looks: aesthetic scores and embeddings of a file's stills (of
+    aesthetic.by_key)."""
     columns: dict[str, list] = {name: [] for name in (*FIELDS, *SCORES)}
-    found = Candidates(columns, [], [])
+    found = Candidates(columns, [], [], [], [], [])
     rows = table.to_pylist()
     first_row: dict[str, int] = {}  # of each content
     for row, decision in zip(rows, decisions):
@@ -55,7 +60,7 @@ def candidates(
         if decision.verdict == "keep" and not row["bad"] and key is not None:
             first_row.setdefault(key, row["row"])
     cut = {
-        signals["key"]: _spans_of(signals, shots, span, aesthetics.get(signals["key"], ()))
+        signals["key"]: _spans_of(signals, shots, span, looks.get(signals["key"], ((), None)))
         for signals in measured.signals.rows(keys=set(first_row.keys()))
     }
     for row, decision in zip(rows, decisions):
@@ -80,7 +85,7 @@ def clip_id(content: str, start_s: float, end_s: float) -> str:
 
 
 def _spans_of(
-    signals: dict, shots: ShotConfig, config: SpanConfig, aesthetic: Sequence[float]
+    signals: dict, shots: ShotConfig, config: SpanConfig, look: tuple[Sequence[float], np.ndarray | None]
 ) -> list[tuple[Span, dict]] | tuple[str, str]:
     """Spans with facts and scores, or (reason, detail) of a file that could not be read."""
     if signals["reason"]:
@@ -92,7 +97,18 @@ def _spans_of(
         names = ("cut_s", "cut_change", "cut_histogram", "cut_ratio")
         edges = cuts((Candidate(*c) for c in zip(*(signals[name] for name in names))), shots)
         pieces = spans(signals["duration_s"], edges, config)
-    return [(piece, facts | span_scores(signals, piece.start_s, piece.end_s, aesthetic)) for piece in pieces]
+    return [(piece, facts | _of_span(signals, piece, *look)) for piece in pieces]
+
+
+def _of_span(signals: dict, piece: Span, aesthetic: Sequence[float], embeddings: np.ndarray | None) -> dict:
+    at = stills_inside(signals["still_s"], piece.start_s, piece.end_s)
+    found = span_scores(signals, piece.start_s, piece.end_s, aesthetic)
+    found["hashes"] = [signals["phash"][i] for i in at]
+    found["contrasts"] = [signals["contrast"][i] for i in at]
+    if embeddings is not None:
+        mean = embeddings[at].mean(0)
+        found["embedding"] = mean / max(float(np.linalg.norm(mean)), 1e-6)
+    return found
 
 
 def _stopped(row, decision, key, measured, first_row) -> tuple[str, str, str, str] | None:
@@ -129,3 +145,6 @@ def _add(found: Candidates, row: dict, decision: Decision, key: str, piece: Span
         column.append(values[name] if name in values else facts.get(name, math.nan))
     found.stopped.append(stopped)
     found.row.append(row["row"])
+    found.hashes.append(facts.get("hashes", []))
+    found.contrasts.append(facts.get("contrasts", []))
+    found.embeddings.append(facts.get("embedding"))

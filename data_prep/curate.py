@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+import os
 import time
 from collections import Counter
 from pathlib import Path
@@ -20,17 +21,20 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from data_prep import report
-from data_prep.aesthetic import AestheticConfig, score
+from data_prep.aesthetic import AestheticConfig, by_key, score
 from data_prep.clips import FIELDS, Candidates, candidates
+from data_prep.duplicates import DuplicateConfig, doubles, pairs_by_embedding, pairs_by_hash
+from data_prep.estimate import Estimate, estimate
 from data_prep.examine import ExamineConfig
 from data_prep.filter import FilterConfig, Outcome, apply
 from data_prep.ledger import Ledger
 from data_prep.license import Decision, LicenseConfig, decide
-from data_prep.measure import DecodeConfig, measure
+from data_prep.measure import DecodeConfig, Measured, measure
 from data_prep.scores import SCORES
 from data_prep.shots import ShotConfig
 from data_prep.sources import SourceConfig, digest_source, read_source
 from data_prep.spans import SpanConfig
+from data_prep.what_if import Choice, grid
 from lingen.manifest import OutputFolder, digest, file_digest, read_json, write_json
 
 log = logging.getLogger(__name__)
@@ -64,6 +68,7 @@ class CurateConfig:
     aesthetic: AestheticConfig = dataclasses.field(default_factory=AestheticConfig)
     filter: FilterConfig = dataclasses.field(default_factory=FilterConfig)
     caption: CaptionConfig = dataclasses.field(default_factory=CaptionConfig)
+    duplicates: DuplicateConfig = dataclasses.field(default_factory=DuplicateConfig)
     store: Path | None = None
     """Where measurements are kept between runs, apart from the output so that they outlive it. Default: the output
     folder's name with .store added."""
@@ -71,6 +76,10 @@ class CurateConfig:
     """Replace an output folder made with other settings. Stored measurements are used again where they still hold."""
     refilter: bool = False
     """Like --overwrite, and refuse to read media: decide everything again from stored measurements."""
+    what_if: bool = False
+    """Write nothing: print what other thresholds would keep, from stored measurements."""
+    plan: int = 0
+    """Write nothing: measure this many clips and predict how long all of them will take."""
 
     def __post_init__(self):
         if self.filter.min_aesthetic is not None and self.aesthetic.head is None:
@@ -112,7 +121,7 @@ def curate(config: CurateConfig) -> Summary:
         ValueError: bad configuration or input, before any work.
     """
     started = time.time()
-    table = read_source(config.input, config.source, need_license=config.license.assume is None)
+    table = _read(config)
     folder = OutputFolder.open(
         config.output,
         "curate",
@@ -123,25 +132,50 @@ def curate(config: CurateConfig) -> Summary:
     if folder.finished:
         log.info("%s is finished; nothing to do", config.output)
         return Summary(**read_json(folder.path / "summary.json"))
-    decisions = [decide(text, config.license) for text in table.column("license").to_pylist()]
-    uris = [
-        uri
-        for uri, bad, decision in zip(table["uri"].to_pylist(), table["bad"].to_pylist(), decisions)
-        if not bad and decision.verdict == "keep"
-    ]
+    found, measured = find(table, config, allow_new=not config.refilter)
+    ledger, outcomes = judge(found, config)
+    summary = _summarise(table, found, ledger, measured.new, time.time() - started)
+    _write(folder, config, found, ledger, outcomes, summary, measured, started)
+    return summary
+
+
+def find(table: pa.Table, config: CurateConfig, allow_new: bool) -> tuple[Candidates, Measured]:
+    """Licence gate, measurements and spans of the source's rows; everything but the thresholds."""
+    decisions, uris = gate(table, config.license)
     log.info("%d inputs, %d may be read (licence gate)", table.num_rows, len(uris))
-    measured = measure(uris, store_folder(config), config.examine, config.decode, allow_new=not config.refilter)
-    aesthetics = {}
+    measured = measure(uris, store_folder(config), config.examine, config.decode, allow_new)
+    looks = {}
     if config.aesthetic.enabled:
         hashes = set(measured.hashes.values())
         usable = {row["key"] for row in measured.signals.rows(["key", "reason"], hashes) if not row["reason"]}
-        scored = score(usable, measured.stills, store_folder(config), config.aesthetic, not config.refilter)
-        aesthetics = {row["key"]: row["aesthetic"] for row in scored.rows(["key", "aesthetic"], usable)}
-    found = candidates(table, decisions, measured, config.shots, config.spans, aesthetics)
-    ledger, outcomes = judge(found, config)
-    summary = _summarise(table, found, ledger, measured.new, time.time() - started)
-    _write(folder, config, found, ledger, outcomes, summary, decisions, measured, started)
-    return summary
+        scored = score(usable, measured.stills, store_folder(config), config.aesthetic, allow_new)
+        looks = by_key(scored.rows(keys=usable))
+    return candidates(table, decisions, measured, config.shots, config.spans, looks), measured
+
+
+def gate(table: pa.Table, config: LicenseConfig) -> tuple[list[Decision], list[str]]:
+    """The licence decision of every row, and the URIs that may be read."""
+    decisions = [decide(text, config) for text in table.column("license").to_pylist()]
+    rows = zip(table["uri"].to_pylist(), table["bad"].to_pylist(), decisions)
+    return decisions, [uri for uri, bad, decision in rows if not bad and decision.verdict == "keep"]
+
+
+def what_if(config: CurateConfig) -> list[Choice]:
+    """What other thresholds would keep; nothing is read but stored measurements, nothing is written."""
+    found, _ = find(_read(config), config, allow_new=False)
+    return grid(found, config.filter)
+
+
+def plan(config: CurateConfig) -> Estimate:
+    """Measure config.plan clips here and predict the whole."""
+    _, uris = gate(_read(config), config.license)
+    if not uris:
+        raise ValueError(f"--plan: no clip of {config.input} passes the licence gate")
+    return estimate(uris, config.plan, config.examine, config.decode.workers or os.cpu_count() or 1)
+
+
+def _read(config: CurateConfig) -> pa.Table:
+    return read_source(config.input, config.source, need_license=config.license.assume is None)
 
 
 def store_folder(config: CurateConfig) -> Path:
@@ -181,13 +215,40 @@ def judge(found: Candidates, config: CurateConfig) -> tuple[Ledger, list[Outcome
         verdict = np.where(captioned, "keep", "drop")
         reason = np.where(captioned, "", "caption_missing")
         ledger.decide("caption", verdict, reason, config_hash=digest(config.caption), where=going)
+    _leave_out_doubles(found, ledger, config.duplicates)
     return ledger, outcomes
+
+
+def _leave_out_doubles(found: Candidates, ledger: Ledger, config: DuplicateConfig) -> None:
+    """Of clips that show the same footage the one with the most pixels stays, then the technically best."""
+    alive = np.flatnonzero(ledger.kept)
+    rank = found.array("short_side") * 100 + found.array("technical")
+    pairs = []
+    for media in ("image", "video"):
+        here = alive[found.array("media_type")[alive] == media]
+        files = [found.columns["content_hash"][i] for i in here]
+        if len(here) and all(found.embeddings[i] is not None for i in here):
+            if config.min_cosine is None:
+                continue
+            vectors = np.stack([found.embeddings[i] for i in here])
+            pairs += [(here[a], here[b]) for a, b in pairs_by_embedding(vectors, files, config.min_cosine)]
+        elif config.max_bits is not None:
+            stills = [found.hashes[i] for i in here], [found.contrasts[i] for i in here]
+            pairs += [(here[a], here[b]) for a, b in pairs_by_hash(*stills, files, config.max_bits)]
+    out = doubles(pairs, rank)
+    verdict, reason, detail = (np.full(ledger.count, text, dtype=object) for text in ("keep", "", ""))
+    for i, stays in out.items():
+        verdict[i], reason[i] = "drop", "near_duplicate"
+        detail[i] = f"the same footage as {found.columns['clip_id'][stays]}"
+    where = np.zeros(ledger.count, bool)
+    where[alive] = True
+    ledger.decide("near_duplicate", verdict, reason, detail, config_hash=digest(config), where=where)
 
 
 def _content_config(config: CurateConfig) -> dict:
     """What decides the content of the output: not where it goes, nor how many workers made it."""
     whole = {field.name: getattr(config, field.name) for field in dataclasses.fields(config)}
-    for name in ("output", "store", "overwrite", "refilter", "decode"):
+    for name in ("output", "store", "overwrite", "refilter", "decode", "what_if", "plan"):
         whole.pop(name)
     whole["aesthetic"] = config.aesthetic.revision if config.aesthetic.enabled else None
     return whole
@@ -214,7 +275,7 @@ def _summarise(table: pa.Table, found: Candidates, ledger: Ledger, new: int, sec
     )
 
 
-def _write(folder, config, found, ledger, outcomes, summary, decisions: list[Decision], measured, started) -> None:
+def _write(folder, config, found, ledger, outcomes, summary, measured, started) -> None:
     path = folder.path
     columns = {name: found.columns[name] for name in (*FIELDS, *SCORES)}
     everything = pa.table(columns)

@@ -20,7 +20,7 @@ from data_prep.frames import decode, picture, read_image
 from data_prep.planes import grey, planes
 from data_prep.probe import MediaError, Probe, probe
 
-VERSION = 2
+VERSION = 3
 """Raise when a measurement changes its meaning: stored rows of older versions are then measured anew."""
 MOST_STILLS = 2000
 PROBED = (
@@ -44,6 +44,8 @@ class ExamineConfig:
                 raise ValueError(f"--examine.{field.replace('_', '-')}: must be above 0")
 
 
+STAGES = ("probe", "decode", "shots", "motion", "stills")
+"""Where the time of an examination goes."""
 _floats = pa.list_(pa.float32())
 SCHEMA = pa.schema(
     [
@@ -51,7 +53,8 @@ SCHEMA = pa.schema(
         ("reason", pa.string()),  # "" when examined, else why not
         ("detail", pa.string()),
         ("attempts", pa.int32()),
-        ("seconds", pa.float32()),  # what the examination took
+        ("seconds", pa.float32()),  # what the examination took, and of it:
+        *((f"{stage}_s", pa.float32()) for stage in STAGES),
         ("bytes", pa.int64()),
         ("media_type", pa.string()),
         ("container", pa.string()),
@@ -102,6 +105,7 @@ def examine(path: str, config: ExamineConfig, threads: int = 1) -> tuple[dict, l
     """
     started = time.perf_counter()
     known = probe(path)
+    probed = time.perf_counter()
     if known.duration_s > config.max_duration_s:
         raise MediaError("too_long", f"{known.duration_s:.0f} s, over {config.max_duration_s:.0f} s")
     signals = _Signals(known, config)
@@ -114,10 +118,14 @@ def examine(path: str, config: ExamineConfig, threads: int = 1) -> tuple[dict, l
                 signals.frame(seconds, frame)
     if not signals.still_s:
         raise MediaError("undecodable", "no frame could be decoded")
+    ended = time.perf_counter()
+    spent = {**signals.spent, "probe": probed - started}
+    spent["decode"] = ended - started - sum(spent.values())
     row = {
         "reason": "",
         "detail": "",
-        "seconds": time.perf_counter() - started,
+        "seconds": ended - started,
+        **{f"{stage}_s": spent[stage] for stage in STAGES},
         "bytes": os.path.getsize(path),
         **{name: getattr(known, name) for name in PROBED},
         **signals.row(),
@@ -134,6 +142,7 @@ class _Signals:
         self.grey_size = motion.small_size(*((known.width, known.height) if turned else (known.height, known.width)))
         self.still_step = max(config.still_every_s, known.duration_s / MOST_STILLS)
         self.frames = self.corrupt = 0
+        self.spent = dict.fromkeys(("shots", "motion", "stills"), 0.0)
         self.cuts = shots.CutFinder()
         self.before_grey = None
         self.next_sample_s, self.next_still_s = 0.0, min(self.still_step / 2, known.duration_s / 2)
@@ -145,18 +154,27 @@ class _Signals:
     def frame(self, seconds: float, frame) -> None:
         self.frames += 1
         self.corrupt += frame.is_corrupt
+        clock = time.perf_counter()
         parts = planes(frame)
         change = self.cuts.add(seconds, parts)
+        clock = self._spend("shots", clock)
         if seconds >= self.next_sample_s - 1e-3:
             self.next_sample_s = max(self.next_sample_s, seconds - 0.5 / self.config.sample_fps)
             self.next_sample_s += 1 / self.config.sample_fps
             self._sample(seconds, grey(frame, parts[0], self.grey_size))
+            clock = self._spend("motion", clock)
         # A shot's first still comes soon after its cut, so that short shots have one too.
         if change > 3 * shots.FLOOR:
             self.next_still_s = min(self.next_still_s, seconds + 0.3)
         if seconds >= self.next_still_s - 1e-3:
             self.next_still_s = seconds + self.still_step
             self.still(seconds, picture(frame, self.known, _still_size(self.known), scaler="AREA"))
+            self._spend("stills", clock)
+
+    def _spend(self, stage: str, since: float) -> float:
+        now = time.perf_counter()
+        self.spent[stage] += now - since
+        return now
 
     def damage(self) -> None:
         self.corrupt += 1
@@ -240,3 +258,20 @@ def black_bars(brightest: np.ndarray, orientation: tuple[int, int, int, int], le
         float(np.argmax(lit_columns) / w),
         float(np.argmax(lit_columns[::-1]) / w),
     ]
+
+
+def main() -> None:
+    """python -m data_prep.examine FILE: examine one file here, without Ray and without a safety net (to replay a clip
+    that was set aside); its row as JSON."""
+    import json
+    import sys
+
+    try:
+        row, stills = examine(sys.argv[1], ExamineConfig())
+    except MediaError as error:
+        sys.exit(f"{error.reason}: {error.detail}")
+    print(json.dumps(row | {"stills": len(stills)}, indent=1, default=float))
+
+
+if __name__ == "__main__":
+    main()

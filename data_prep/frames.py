@@ -105,7 +105,8 @@ def decode(
             try:
                 frames = packet.decode()
             except av.FFmpegError:
-                on_damage()
+                if packet.size:  # Theora repeats a frame by an empty packet, which the decoder refuses
+                    on_damage()
                 continue
             for frame in frames:
                 if frame.pts is None or origin is None:

@@ -16,6 +16,7 @@ from pathlib import Path
 import pyarrow as pa
 
 from data_prep import examine as examine_module
+from data_prep.cluster import connect
 from data_prep.examine import ExamineConfig, examine
 from data_prep.fetch import content_hash, is_remote, local_copy, stamp
 from data_prep.isolate import Isolated
@@ -181,7 +182,7 @@ class Examiner:
                     key = content_hash(path)
                     if key in self.done:
                         return {"key": key}
-                    return self._examine(path, key)
+                    return self._examine(uri, path, key)
             except MediaError as error:
                 last = {"reason": error.reason, "detail": error.detail}
                 if error.reason not in PASSING:
@@ -190,7 +191,7 @@ class Examiner:
                 last = {"reason": "fetch_failed", "detail": str(error)[:300]}
         return last
 
-    def _examine(self, path: str, key: str) -> dict:
+    def _examine(self, uri: str, path: str, key: str) -> dict:
         attempts = self.tried.get(key, 0)
         while True:
             attempts += 1
@@ -200,26 +201,20 @@ class Examiner:
                 )
                 return {"key": key, "attempts": attempts, **row, "jpeg": jpegs}
             except MediaError as error:
-                if error.reason not in PASSING or attempts >= self.decode.attempts:
-                    return {"key": key, "attempts": attempts, "reason": error.reason, "detail": error.detail}
-
-
-def connect() -> None:
-    """Join the cluster that RAY_ADDRESS names (as under `ray job submit`), or start a quiet local one."""
-    import ray
-
-    if not ray.is_initialized():
-        os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # errors reach us as exceptions
-        address = os.environ.get("RAY_ADDRESS")
-        local = {} if address else {"include_dashboard": False, "object_store_memory": 512 * 2**20}
-        ray.init(address=address or "local", log_to_driver=False, logging_level=logging.ERROR, **local)
-    context = ray.data.DataContext.get_current()
-    context.enable_progress_bars = False  # one line every 30 s is ours (lingen.progress)
-    context.print_on_execution_start = False
-    hush()
+                if error.reason in PASSING and attempts < self.decode.attempts:
+                    continue
+                detail = error.detail
+                if error.reason in PASSING:
+                    detail += f"; set aside after {attempts} tries; replay: python -m data_prep.examine {uri!r}"
+                return {"key": key, "attempts": attempts, "reason": error.reason, "detail": detail}
 
 
 def hush() -> None:
-    """Ray Data's own log lines per dataset; it sets its levels again for each, so this is said again for each."""
+    """Quiet Ray Data: it sets its log levels again for every dataset, so this is said again for each."""
+    import ray
+
+    context = ray.data.DataContext.get_current()
+    context.enable_progress_bars = False  # one line every 30 s is ours (lingen.progress)
+    context.print_on_execution_start = False
     for name in ("ray", "ray.data"):
         logging.getLogger(name).setLevel(logging.ERROR)

@@ -1,13 +1,29 @@
 """Curate clips: python jobs/curate.py --input DIR_OR_MANIFEST --output DIR"""
 
-from data_prep.curate import CurateConfig, curate
+from data_prep.curate import CurateConfig, curate, plan, what_if
 from pipelines import cli
 
 
 def run(config: CurateConfig) -> None:
-    summary = curate(config)
-    print(cli.table(summary.rows(), header=("curation", "")))
-    print(f"\nclips: {config.output}/clips.parquet   every decision: ledger.parquet   to look at: report.html")
+    if config.plan:
+        print_plan(config)
+    elif config.what_if:
+        choices = [(c.rule, c.threshold, "<" if c.configured else "", c.clips, c.hours) for c in what_if(config)]
+        print(cli.table(choices, header=("threshold", "value", "now", "clips", "hours")))
+    else:
+        summary = curate(config)
+        print(cli.table(summary.rows(), header=("curation", "")))
+        print(f"\nclips: {config.output}/clips.parquet   every decision: ledger.parquet   to look at: report.html")
+
+
+def print_plan(config: CurateConfig) -> None:
+    found = plan(config)
+    print(cli.table(found.rows(), header=("stage", "s per file", "share")))
+    print(
+        f"\n{found.sampled} files measured ({found.failed} unusable, {found.video_hours:.2f} h of video, "
+        f"{found.gigabytes:.2f} GB); slowest stage: {found.bottleneck}\n"
+        f"all {found.total_files} files with {found.workers} workers: about {found.hours:.2f} h"
+    )
 
 
 if __name__ == "__main__":

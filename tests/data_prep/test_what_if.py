@@ -1,0 +1,25 @@
+import numpy as np
+import pytest
+
+from data_prep.clips import FIELDS, Candidates
+from data_prep.filter import FilterConfig
+from data_prep.scores import SCORES
+from data_prep.what_if import grid
+
+
+def found(motion, seconds):
+    n = len(motion)
+    columns = {name: [""] * n for name in FIELDS} | {name: [np.nan] * n for name in SCORES}
+    columns |= {"motion": motion, "seconds": seconds, "technical": [9.0] * (n - 1) + [1.0]}
+    return Candidates(columns, [None] * n, list(range(n)), [[]] * n, [[]] * n, [None] * n)
+
+
+def test_each_threshold_is_varied_with_all_others_as_configured():
+    choices = grid(found([0.1, 1.0, 2.0, 3.0], [3600.0] * 4), FilterConfig(min_motion=0.5))
+    motion = [c for c in choices if c.rule == "min_motion"]
+    assert [c.threshold for c in motion] == sorted(c.threshold for c in motion)
+    now = next(c for c in motion if c.configured)
+    assert (now.threshold, now.clips, now.hours) == (0.5, 2, pytest.approx(2.0))  # the last one fails technical
+    assert motion[0].clips == 3
+    technical = next(c for c in choices if c.rule == "min_technical" and c.configured)
+    assert technical.clips == 2

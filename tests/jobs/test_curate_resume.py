@@ -1,0 +1,94 @@
+"""kill -9 in the middle of a curation: of a decoding process, then of the driver. The same command ends as if nothing
+had happened."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+import uuid
+from pathlib import Path
+
+import psutil
+import pyarrow.parquet as pq
+import pytest
+
+ROOT = Path(__file__).parents[2]
+JOB = [sys.executable, str(ROOT / "jobs" / "curate.py")]
+COUNT = 14
+
+
+def args_of(folder, output):
+    flags = ["--license.assume", "CC0-1.0", "--decode.workers", "2", "--duplicates.max-bits", "None"]
+    return [*JOB, "--input", str(folder), "--output", str(output), *flags]
+
+
+def ledger(output):
+    table = pq.read_table(output / "ledger.parquet").drop_columns(["uri"])
+    return sorted(table.to_pylist(), key=lambda r: (r["row"], r["clip_id"], r["stage"]))
+
+
+def parts(output):
+    return list(Path(f"{output}.store").glob("signals-*/*.parquet"))
+
+
+def wait_for(condition, seconds=150):
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        if found := condition():
+            return found
+        time.sleep(0.05)
+    pytest.fail("what the test waits for did not happen")
+
+
+def marked(mark, word=""):
+    """Processes that this test started, directly or through Ray: they inherit a mark in their environment."""
+    out = []
+    for process in psutil.process_iter():
+        try:
+            if process.environ().get("CURATE_TEST") == mark and word in " ".join(process.cmdline()):
+                out.append(process)
+        except psutil.Error:
+            continue
+    return out
+
+
+@pytest.mark.e2e
+def test_kill_9_of_a_decoder_and_of_the_driver_loses_and_doubles_nothing(clips, tmp_path):
+    media = tmp_path / "media"
+    media.mkdir()
+    clip = (clips / "videos" / "sam2_02_cups.mp4").read_bytes()
+    for i in range(COUNT):  # the same pictures, but distinct content: a free box at the end
+        name = f"{i:02d}"
+        (media / f"{name}.mp4").write_bytes(clip + (8 + 4).to_bytes(4, "big") + b"free" + i.to_bytes(4, "big"))
+        (media / f"{name}.txt").write_text(f"Clip number {i}.")
+    (media / "broken.mp4").write_bytes(clip[:1000])
+
+    output = tmp_path / "killed"
+    mark = uuid.uuid4().hex
+    driver = subprocess.Popen(args_of(media, output), env={**os.environ, "CURATE_TEST": mark})
+    wait_for(lambda: parts(output))
+    wait_for(lambda: marked(mark, "spawn_main(tracker_fd"))[0].send_signal(signal.SIGKILL)
+    before = len(parts(output))
+    wait_for(lambda: len(parts(output)) > before or driver.poll() is not None)
+    assert driver.poll() is None, "the job ended too early for the test to mean something"
+    os.kill(driver.pid, signal.SIGKILL)
+    driver.wait()
+    for process in marked(mark):  # what Ray leaves behind when its driver is gone
+        process.kill()
+    assert not (output / "manifest.json").exists()
+    safe = sum(pq.read_metadata(p).num_rows for p in parts(output))
+    assert 0 < safe < COUNT + 1
+
+    done = subprocess.run(args_of(media, output), capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr[-2000:]
+    read_again = json.loads((output / "summary.json").read_text())["files_read"]
+    assert read_again <= COUNT + 1 - safe + 1  # one row may be safe while its place in the index is not
+
+    calm = tmp_path / "calm"
+    done = subprocess.run(args_of(media, calm), capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert ledger(output) == ledger(calm)
+    reasons = json.loads((calm / "summary.json").read_text())
+    assert (reasons["kept"], reasons["errors"]) == (COUNT, 1)
