@@ -1,4 +1,4 @@
-"""What steers the denoiser: the timestep as adaLN-single, and any number of text encoders as one token sequence.
+"""What steers the denoiser: the timestep through adaLN, and any number of text encoders as one token sequence.
 
 Letters: B batch, L text tokens, D width.
 """
@@ -14,27 +14,40 @@ from torch import Tensor, nn
 
 
 class TimestepEmbedding(nn.Module):
-    """Sinusoid -> MLP -> six modulation vectors shared by all layers (adaLN-single, PixArt-alpha).
-
-    Each layer adds its own table to the shared vectors; per-layer MLPs would be a third of the model's parameters.
-    """
+    """Sinusoid -> MLP. t in [0, 1] (B,) -> (B, D)."""
 
     FREQUENCIES = 256
 
     def __init__(self, width: int):
         super().__init__()
         self.mlp = nn.Sequential(nn.Linear(self.FREQUENCIES, width), nn.SiLU(), nn.Linear(width, width))
-        self.modulation = nn.Linear(width, 6 * width)
 
-    def forward(self, t_B: Tensor) -> tuple[Tensor, Tensor]:
-        """t in [0, 1] -> embedding (B, D), modulation (B, 6, D)."""
+    def forward(self, t_B: Tensor) -> Tensor:
         # Float32 sinusoids whatever the dtype of t: bfloat16 cannot tell 0.500 from 0.501.
         half = self.FREQUENCIES // 2
         frequency = torch.exp(-math.log(1e4) * torch.arange(half, device=t_B.device, dtype=torch.float32) / half)
         angle = 1000.0 * t_B.float()[:, None] * frequency
         sinusoid = torch.cat([angle.cos(), angle.sin()], dim=-1)
-        embedding_BD = self.mlp(sinusoid.to(self.mlp[0].weight.dtype))
-        return embedding_BD, self.modulation(F.silu(embedding_BD)).unflatten(-1, (6, -1))
+        return self.mlp(sinusoid.to(self.mlp[0].weight.dtype))
+
+
+class AdaLN(nn.Module):
+    """Timestep embedding (B, D) -> six modulation vectors (B, 6, D): shift, scale, gate for the mixer, then the FFN.
+
+    One is shared by all layers, each adding a table of its own (adaLN-single, PixArt-alpha), or every layer has one
+    (DiT). The gates start at zero.
+    """
+
+    def __init__(self, width: int):
+        super().__init__()
+        self.linear = nn.Linear(width, 6 * width)
+        with torch.no_grad():
+            for gate in (2, 5):
+                self.linear.weight[gate * width : (gate + 1) * width] = 0.0
+                self.linear.bias[gate * width : (gate + 1) * width] = 0.0
+
+    def forward(self, embedding_BD: Tensor) -> Tensor:
+        return self.linear(F.silu(embedding_BD)).unflatten(-1, (6, -1))
 
 
 class TextProjection(nn.Module):

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from lingen.attention import CrossAttention, SelfAttention, check_attention_backend
-from lingen.conditioning import TextProjection, TimestepEmbedding
+from lingen.conditioning import AdaLN, TextProjection, TimestepEmbedding
 from lingen.ffn import SwiGLU, hidden_width
 from lingen.mamba1 import BidirectionalMamba1
 from lingen.mamba2 import BidirectionalMamba2
@@ -59,6 +59,8 @@ class DenoiserConfig:
     """Average-pooled tokens at the beginning of both Mamba passes; off is an ablation."""
     review_pool: tuple[int, int, int] = (8, 4, 4)
     """Pooling (T, H, W) of the review tokens."""
+    review_both_passes: bool = True
+    """Give the reversed pass a copy of the review at its own beginning; else it meets the review last, to no effect."""
     ssm_expand: float = 1
     """Mamba's inner width over D (the E of SUP Eq. 1). Unpublished: 1 gives 4.0B parameters, 2 gives 4.6B."""
     mamba2_state: int = 128
@@ -71,6 +73,8 @@ class DenoiserConfig:
     """Kernel size K of Mamba's convolution."""
     ffn_ratio: float = 8 / 3
     """Hidden width of the SwiGLU over D."""
+    adaln: Literal["single", "layer"] = "single"
+    """Timestep modulation: one shared MLP and a table per layer, or an MLP per layer (a third more parameters)."""
     position_sizes: tuple[int, int, int] = (34, 24, 24)
     """Rows of the position tables (T, H, W) in tokens; larger inputs stretch them."""
     ssd_backend: str = "auto"
@@ -92,6 +96,7 @@ class DenoiserConfig:
             ("mixer", ("mate", "attention")),
             ("ma_branch", ("mamba2", "mamba1", "none")),
             ("scan", SCANS),
+            ("adaln", ("single", "layer")),
         ):
             if getattr(self, name) not in choices:
                 raise ValueError(f"{name}: {getattr(self, name)!r} is unknown; choose one of {', '.join(choices)}")
@@ -158,22 +163,28 @@ class Layer(nn.Module):
         self.cross_attention = CrossAttention(D, config.heads, config.attention_backend)
         self.ffn_norm = RMSNorm(D, affine=False)
         self.ffn = SwiGLU(D, config.ffn_hidden)
-        # This layer's own part of the adaLN-single modulation: shift, scale, gate for mixer and FFN.
+        # This layer's own part of the modulation: shift, scale, gate for the mixer, then for the FFN.
         self.modulation = nn.Parameter(torch.randn(6, D) / D**0.5)
         with torch.no_grad():
             self.modulation[[2, 5]] = 0.0
+        self.adaln = AdaLN(D) if config.adaln == "layer" else None
 
     def forward(
         self,
         x_BTHWD: Tensor,
-        modulation_B6D: Tensor,
+        time: Tensor,
         positions_THWD: Tensor,
         text_BLD: Tensor,
         mask_BL: Tensor,
         order: ScanOrder | None = None,
     ) -> Tensor:
-        """(B, T, H, W, D) -> the same shape. `order`: the scan's index where it is no plain permute."""
+        """(B, T, H, W, D) -> the same shape.
+
+        Args: time, the shared modulation (B, 6, D), or with adaln "layer" the embedding (B, D) to make it from; order,
+        the scan's index where it is no plain permute.
+        """
         x = x_BTHWD
+        modulation_B6D = time if self.adaln is None else self.adaln(time)
         modulation = (modulation_B6D + self.modulation).to(x.dtype)[:, :, None, None, None]
         shift1, scale1, gate1, shift2, scale2, gate2 = modulation.unbind(1)
         mixed = self.mixer(modulate(self.mixer_norm(x + positions_THWD), shift1, scale1), order)
@@ -201,7 +212,8 @@ def build_mixer(config: DenoiserConfig, index: int) -> nn.Module:
     elif config.ma_branch == "mamba1":
         ma = BidirectionalMamba1(D, expand=config.ssm_expand, state=config.mamba1_state, kernel=config.ssm_conv)
     if ma is not None:
-        ma = MABranch(ma, config.scan, index, config.review_pool if config.review_tokens else None)
+        pool = config.review_pool if config.review_tokens else None
+        ma = MABranch(ma, config.scan, index, pool, config.review_both_passes)
     if config.tesa:
         tesa = TESA(D, config.heads, config.tesa_window, shifted=index % 2 == 1, backend=backend)
     return MATE(ma, tesa)
@@ -221,11 +233,7 @@ class Denoiser(nn.Module):
         self.patch_embedding = nn.Linear(config.latent_channels * p * q * r, D)
         self.positions = FactorizedPositions(config.position_sizes, D)
         self.timestep = TimestepEmbedding(D)
-        # A zero here, like the zero gates of the layers' own tables, makes every layer start as the identity.
-        with torch.no_grad():
-            for gate in (2, 5):
-                self.timestep.modulation.weight[gate * D : (gate + 1) * D] = 0.0
-                self.timestep.modulation.bias[gate * D : (gate + 1) * D] = 0.0
+        self.adaln = AdaLN(D) if config.adaln == "single" else None
         self.text = TextProjection(config.text_dims, D)
         self.layers = nn.ModuleList(Layer(config, i) for i in range(config.depth))
         self.head_norm = RMSNorm(D, affine=False)
@@ -251,11 +259,12 @@ class Denoiser(nn.Module):
         grid = c.token_grid(x_BCTHW.shape[2:])
         x = self.patch_embedding(self._patchify(x_BCTHW, grid).to(self.patch_embedding.weight.dtype))
         positions = self.positions(*grid).to(x.dtype)
-        embedding_BD, modulation = self.timestep(t_B)
+        embedding_BD = self.timestep(t_B)
+        time = embedding_BD if self.adaln is None else self.adaln(embedding_BD)
         text_BLD, mask_BL = self.text(text)
         orders = scan_orders(c.scan, grid, review_grid(grid, c.review_pool), x.device)
         for i, layer in enumerate(self.layers):
-            x = layer(x, modulation, positions, text_BLD, mask_BL, orders[i % len(orders)])
+            x = layer(x, time, positions, text_BLD, mask_BL, orders[i % len(orders)])
         head = (embedding_BD[:, None] + self.head_modulation).to(x.dtype)[:, :, None, None, None]
         x = self.head(modulate(self.head_norm(x), *head.unbind(1)))
         return self._unpatchify(x, grid).to(x_BCTHW.dtype)

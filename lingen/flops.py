@@ -39,7 +39,7 @@ def forward_flops(
         "cross_attention": c.depth * (4 * N * d * d + 4 * L * d * d + 4 * N * L * d),
         "ffn": c.depth * 6 * N * d * c.ffn_hidden,
         "embeddings": 4 * N * patch * d
-        + 2 * (256 * d + d * d + 6 * d * d)  # timestep
+        + 2 * (256 * d + d * d + (c.depth if c.adaln == "layer" else 1) * 6 * d * d)  # timestep
         + 2 * sum(c.text_dims) * d * text_tokens,
     }
     if c.mixer == "attention":
@@ -49,7 +49,8 @@ def forward_flops(
     if c.ma_branch != "none":
         R = math.prod(review_grid(grid, c.review_pool)) if c.review_tokens else 0
         cost = mamba2_flops if c.ma_branch == "mamba2" else mamba1_flops
-        for name, value in cost(config, N, R, executed).items():
+        after = R if c.review_both_passes else 0
+        for name, value in cost(config, N, R, after, executed).items():
             parts[f"ma_branch.{name}"] = c.depth * value
     if c.tesa:
         parts["tesa.projections"] = c.depth * 8 * N * d * d
@@ -57,11 +58,11 @@ def forward_flops(
     return parts
 
 
-def mamba2_flops(config: DenoiserConfig, N: int, R: int, executed: bool = False) -> dict[str, float]:
-    """One bidirectional Mamba-2 (SUP Eq. 1). The review tokens are projected twice and scanned once per direction."""
+def mamba2_flops(config: DenoiserConfig, N: int, R: int, after: int, executed: bool = False) -> dict[str, float]:
+    """One bidirectional Mamba-2 (SUP Eq. 1) over R + N (+ `after`) tokens; each direction scans one review."""
     c, d, inner, ds = config, config.width, int(config.ssm_expand * config.width), config.mamba2_state
     heads, scanned = inner // c.ssm_head_dim, N + R
-    projections = 2 * (N + 2 * R) * d * (2 * inner + 2 * ds + heads) + 2 * N * inner * d
+    projections = 2 * (N + R + after) * d * (2 * inner + 2 * ds + heads) + 2 * N * inner * d
     if not executed:
         return {
             "projections": projections,
@@ -77,13 +78,13 @@ def mamba2_flops(config: DenoiserConfig, N: int, R: int, executed: bool = False)
     }
 
 
-def mamba1_flops(config: DenoiserConfig, N: int, R: int, executed: bool = False) -> dict[str, float]:
+def mamba1_flops(config: DenoiserConfig, N: int, R: int, after: int, executed: bool = False) -> dict[str, float]:
     """One bidirectional Mamba-1: its dt, B and C come from a projection of their own per direction."""
     c, d, inner, ds = config, config.width, int(config.ssm_expand * config.width), config.mamba1_state
     rank, scanned = math.ceil(d / 16), N + R
     per_direction = 2 * scanned * inner * (rank + 2 * ds) + 2 * scanned * rank * inner
     return {
-        "projections": 2 * (N + 2 * R) * d * 2 * inner + 2 * N * inner * d + 2 * per_direction,
+        "projections": 2 * (N + R + after) * d * 2 * inner + 2 * N * inner * d + 2 * per_direction,
         "conv": 2 * conv_flops(scanned, inner, c.ssm_conv) if not executed else 4 * c.ssm_conv * scanned * inner,
         # Matrix-wise only the readout C h; the state update is elementwise.
         "ssm": 2 * (ssm_flops(scanned, inner, ds) if not executed else 2 * scanned * inner * ds),

@@ -46,13 +46,13 @@ class BidirectionalMamba1(nn.Module):
         self.backwards = Direction(inner, state, self.rank, kernel)
         self.out_proj = nn.Linear(inner, width, bias=False)
 
-    def forward(self, u_BLD: Tensor, review: int = 0) -> Tensor:
-        """[review tokens, N tokens, the same review tokens] (B, 2 review + N, D) -> (B, N, D)."""
-        L = u_BLD.shape[1]
+    def forward(self, u_BLD: Tensor, before: int = 0, after: int = 0) -> Tensor:
+        """[`before` review tokens, N tokens, `after` review tokens] (B, L, D) -> (B, N, D), as in Mamba-2."""
+        end, start = u_BLD.shape[1] - after, before if after else 0
         z, x = self.in_proj(u_BLD).chunk(2, dim=-1)
-        y = self._scan(self.forwards, x[:, : L - review], reverse=False)[:, review:]
-        y = y + self._scan(self.backwards, x[:, review:], reverse=True)[:, : L - 2 * review]
-        return self.out_proj(y * F.silu(z[:, review : L - review]))
+        y = self._scan(self.forwards, x[:, :end], reverse=False)[:, before:]
+        y = y + self._scan(self.backwards, x[:, start:], reverse=True)[:, before - start : end - start]
+        return self.out_proj(y * F.silu(z[:, before:end]))
 
     def _scan(self, direction: Direction, x: Tensor, reverse: bool) -> Tensor:
         x = F.silu(causal_conv(x, direction.conv.weight, direction.conv.bias, reverse))

@@ -52,18 +52,18 @@ class BidirectionalMamba2(nn.Module):
         self.norm = RMSNorm(inner)
         self.out_proj = nn.Linear(inner, width, bias=False)
 
-    def forward(self, u_BLD: Tensor, review: int = 0) -> Tensor:
-        """[review tokens, N tokens, the same review tokens] (B, 2 review + N, D) -> (B, N, D).
+    def forward(self, u_BLD: Tensor, before: int = 0, after: int = 0) -> Tensor:
+        """[`before` review tokens, N tokens, `after` review tokens] (B, L, D) -> (B, N, D).
 
-        The forward pass reads all but the closing copy, the reversed pass all but the opening one: each begins with the
-        review and both are views of one buffer.
+        The forward pass reads all but the closing review, the reversed pass all but the opening one, so that each
+        begins with a review; both are views of one buffer. Without a closing review the reversed pass reads all.
         """
-        L = u_BLD.shape[1]
+        end, start = u_BLD.shape[1] - after, before if after else 0
         zxbcdt = self.in_proj(u_BLD)
         z, xBC, dt = zxbcdt.split([self.inner, self.inner + 2 * self.state, self.heads], dim=-1)
-        y = self._scan(self.forwards, xBC[:, : L - review], dt[:, : L - review], reverse=False)[:, review:]
-        y = y + self._scan(self.backwards, xBC[:, review:], dt[:, review:], reverse=True)[:, : L - 2 * review]
-        return self.out_proj(self.norm(y * F.silu(z[:, review : L - review])))
+        y = self._scan(self.forwards, xBC[:, :end], dt[:, :end], reverse=False)[:, before:]
+        y = y + self._scan(self.backwards, xBC[:, start:], dt[:, start:], reverse=True)[:, before - start : end - start]
+        return self.out_proj(self.norm(y * F.silu(z[:, before:end])))
 
     def _scan(self, direction: Direction, xBC: Tensor, dt: Tensor, reverse: bool) -> Tensor:
         xBC = F.silu(causal_conv(xBC, direction.conv.weight, direction.conv.bias, reverse))

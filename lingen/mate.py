@@ -16,20 +16,32 @@ from lingen.scans import ScanOrder, from_sequence, to_sequence
 class MABranch(nn.Module):
     """Review and full tokens, each through the layer's scan -> Mamba -> inverse scan of the full tokens."""
 
-    def __init__(self, mamba: nn.Module, scan: str, layer: int, review_pool: tuple[int, int, int] | None):
+    def __init__(
+        self,
+        mamba: nn.Module,
+        scan: str,
+        layer: int,
+        review_pool: tuple[int, int, int] | None,
+        review_both_passes: bool = True,
+    ):
         super().__init__()
-        self.mamba, self.scan, self.layer, self.review_pool = mamba, scan, layer, review_pool
+        self.mamba, self.scan, self.layer = mamba, scan, layer
+        self.review_pool, self.review_both_passes = review_pool, review_both_passes
 
     def forward(self, x_BTHWD: Tensor, order: ScanOrder | None = None) -> Tensor:
         index_N, inverse_N, review_R = order or (None, None, None)
         tokens_BND = to_sequence(x_BTHWD, self.scan, self.layer, index_N)
-        review = 0
+        before = after = 0
         if self.review_pool is not None:
             review_BRD = to_sequence(review_tokens(x_BTHWD, self.review_pool), self.scan, self.layer, review_R)
-            review = review_BRD.shape[1]
+            before = review_BRD.shape[1]
+            after = before if self.review_both_passes else 0
             # The permute is read here: one copy for scan and concatenation together.
-            tokens_BND = torch.cat([review_BRD, tokens_BND, review_BRD], dim=1)
-        return from_sequence(self.mamba(tokens_BND, review), x_BTHWD.shape[1:4], self.scan, self.layer, inverse_N)
+            parts = [review_BRD, tokens_BND, review_BRD] if after else [review_BRD, tokens_BND]
+            tokens_BND = torch.cat(parts, dim=1)
+        return from_sequence(
+            self.mamba(tokens_BND, before, after), x_BTHWD.shape[1:4], self.scan, self.layer, inverse_N
+        )
 
 
 class MATE(nn.Module):

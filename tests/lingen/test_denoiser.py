@@ -34,6 +34,8 @@ ABLATIONS = {
     "no MA-branch": {"ma_branch": "none"},
     "no review tokens": {"review_tokens": False},
     "DiT": {"mixer": "attention"},
+    "review in one pass": {"review_both_passes": False},
+    "adaLN per layer": {"adaln": "layer"},
 }
 
 
@@ -88,7 +90,7 @@ def test_fresh_layers_are_the_identity_and_the_fresh_model_outputs_zero():
     model = build(awake=False)
     x = torch.randn(2, 3, 2, 2, 48)
     text, mask = model.text(some_text(2))
-    _, modulation = model.timestep(torch.rand(2))
+    modulation = model.adaln(model.timestep(torch.rand(2)))
     for layer in model.layers:
         assert torch.equal(layer(x, modulation, model.positions(3, 2, 2), text, mask), x)
     assert model(torch.randn(1, 4, 2, 4, 4), torch.rand(1), some_text(1)).abs().max() == 0

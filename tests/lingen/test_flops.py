@@ -33,6 +33,8 @@ VARIANTS = {
     "no MA-branch": {"ma_branch": "none"},
     "no TESA": {"tesa": False},
     "no review tokens": {"review_tokens": False},
+    "review in one pass": {"review_both_passes": False},
+    "adaLN per layer": {"adaln": "layer"},
     "Zigzag": {"scan": "zigzag"},
     "DiT": {"mixer": "attention", "ffn_ratio": 4.0},
 }
@@ -54,7 +56,7 @@ def test_formulas_agree_with_the_counter_within_one_percent(name, latents):
 
 def test_mamba2_is_the_papers_equation_1_to_3():
     c, N = PRESETS["lingen_4b"], 143_616
-    cost = flops.mamba2_flops(c, N, R=0)
+    cost = flops.mamba2_flops(c, N, R=0, after=0)
     assert cost["projections"] == pytest.approx(flops.bimamba_flops(N, 2560, 1, 128, 64))
     assert cost["conv"] == 2 * (2 * 1 * 4 * (N + 4 - 1) * 2560)
     assert cost["ssm"] == 2 * (4 * 1 * N * 128 * 2560 + 2 * 1 * N * 2560)

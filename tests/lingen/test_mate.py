@@ -61,7 +61,7 @@ def test_the_directions_are_two_scans_of_their_own(kind):
     assert changed[12:].all()
     review = u.clone()
     review[0, :3] += 1  # the opening copy of three review tokens
-    assert ((m(review, 3) - m(u, 3))[0].abs().amax(-1) > 0).all()
+    assert ((m(review, 3, 3) - m(u, 3, 3))[0].abs().amax(-1) > 0).all()
 
 
 @pytest.mark.parametrize("pool", [(2, 2, 2), (3, 2, 4), (8, 4, 4)])
@@ -114,3 +114,21 @@ def test_selective_scan_is_its_definition(length, reverse):
 def test_an_impossible_head_dim_is_refused():
     with pytest.raises(ValueError, match="ssm_head_dim: 24 does not divide the inner width 64"):
         BidirectionalMamba2(64, head_dim=24)
+
+
+@pytest.mark.parametrize("kind", ["mamba2", "mamba1"])
+def test_a_review_in_one_pass_reaches_no_reversed_output(kind):
+    """The reversed pass of [review, tokens] meets the review last: tokens see it through the forward pass alone."""
+    m = mamba(kind)
+    with torch.no_grad():
+        m.forwards.D.zero_()
+        m.forwards.dt_bias.fill_(-1e4)
+        if kind == "mamba1":
+            m.forwards.dt_proj.weight.zero_()
+    u = torch.randn(1, 20, WIDTH)
+    moved = u.clone()
+    moved[0, :3] += 1
+    assert torch.equal(m(moved, 3, 0), m(u, 3, 0))
+    closing = u.clone()
+    closing[0, -3:] += 1
+    assert ((m(closing, 3, 3) - m(u, 3, 3))[0].abs().amax(-1) > 0).all()
