@@ -35,7 +35,8 @@ CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u20
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class SourceConfig:
     roots: tuple[str, ...] = ()
-    """Folders beside the manifest's own that media may lie in; "/" allows any local file."""
+    """Folders beside the manifest's own that media may lie in. Default: wherever an absolute name points; a relative one
+    may never leave the manifest's folder (by .. or a link) unless it ends in one of these."""
     schemes: tuple[str, ...] = ("file", "s3", "gs", "az", "abfs", "memory")
     """URI schemes that a manifest may name. Leave http out unless you trust who wrote the manifest."""
 
@@ -190,7 +191,10 @@ def _table(rows: Iterator[dict], base: Path | None, config: SourceConfig) -> pa.
 
 
 def locate(uri: object, base: Path | None, roots: list[str], schemes: tuple[str, ...]) -> tuple[str, str]:
-    """(absolute path or URI, why it is refused). Relative names hang from `base` and may not leave the roots."""
+    """(absolute path or URI, why it is refused). Relative names hang from `base` and may not leave the roots.
+
+    Absolute ones may lie anywhere while the base is the only root: who wrote them meant them.
+    """
     if not isinstance(uri, str) or not uri.strip():
         return "", "bad_row: no uri"
     uri = uri.strip()
@@ -206,6 +210,8 @@ def locate(uri: object, base: Path | None, roots: list[str], schemes: tuple[str,
     if base is None:
         return local, ""
     path = os.path.normpath(os.path.join(base, local))
+    if os.path.isabs(local) and len(roots) == 1:
+        return path, ""
     real = os.path.realpath(path)
     if not any(real == root or real.startswith(root.rstrip("/") + "/") for root in roots):
         return path, "outside_root: the file lies outside the manifest's folder and --source.roots"
