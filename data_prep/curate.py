@@ -22,20 +22,23 @@ import pyarrow.parquet as pq
 
 from data_prep import report
 from data_prep.aesthetic import AestheticConfig, by_key, score
+from data_prep.balance import BalanceConfig
 from data_prep.clips import FIELDS, Candidates, candidates
-from data_prep.duplicates import DuplicateConfig, doubles, pairs_by_embedding, pairs_by_hash
+from data_prep.duplicates import DuplicateConfig
 from data_prep.estimate import Estimate, estimate
 from data_prep.examine import ExamineConfig
-from data_prep.filter import FilterConfig, Outcome, apply
+from data_prep.filter import FilterConfig
+from data_prep.judge import Judgement, judge
 from data_prep.ledger import Ledger
 from data_prep.license import Decision, LicenseConfig, decide
 from data_prep.measure import DecodeConfig, Measured, measure
+from data_prep.quality import QualityConfig, write_csv
 from data_prep.scores import SCORES
 from data_prep.shots import ShotConfig
 from data_prep.sources import SourceConfig, digest_source, read_source
 from data_prep.spans import SpanConfig
 from data_prep.what_if import Choice, grid
-from lingen.manifest import OutputFolder, digest, file_digest, read_json, write_json
+from lingen.manifest import OutputFolder, digest, file_digest, read_json, write_atomic, write_json
 
 log = logging.getLogger(__name__)
 
@@ -69,6 +72,8 @@ class CurateConfig:
     filter: FilterConfig = dataclasses.field(default_factory=FilterConfig)
     caption: CaptionConfig = dataclasses.field(default_factory=CaptionConfig)
     duplicates: DuplicateConfig = dataclasses.field(default_factory=DuplicateConfig)
+    balance: BalanceConfig = dataclasses.field(default_factory=BalanceConfig)
+    quality: QualityConfig = dataclasses.field(default_factory=QualityConfig)
     store: Path | None = None
     """Where measurements are kept between runs, apart from the output so that they outlive it. Default: the output
     folder's name with .store added."""
@@ -87,6 +92,8 @@ class CurateConfig:
                 "--filter.min-aesthetic: there is no aesthetic score without --aesthetic.weights and --aesthetic.head; "
                 "--filter.min-technical needs no weights"
             )
+        if self.balance.keep is not None and not self.aesthetic.enabled:
+            raise ValueError("--balance.keep: concepts need embeddings; add --aesthetic.weights")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -133,9 +140,9 @@ def curate(config: CurateConfig) -> Summary:
         log.info("%s is finished; nothing to do", config.output)
         return Summary(**read_json(folder.path / "summary.json"))
     found, measured = find(table, config, allow_new=not config.refilter)
-    ledger, outcomes = judge(found, config)
-    summary = _summarise(table, found, ledger, measured.new, time.time() - started)
-    _write(folder, config, found, ledger, outcomes, summary, measured, started)
+    judgement = judge(found, config)
+    summary = _summarise(table, found, judgement.ledger, measured.new, time.time() - started)
+    _write(folder, config, found, judgement, summary, measured, started)
     return summary
 
 
@@ -182,74 +189,13 @@ def store_folder(config: CurateConfig) -> Path:
     return config.store or config.output.with_name(config.output.name + ".store")
 
 
-def judge(found: Candidates, config: CurateConfig) -> tuple[Ledger, list[Outcome]]:
-    """Every decision over the candidates, in order; the ledger and what each threshold said."""
-    ledger = Ledger(found.columns["clip_id"], found.row, found.columns["uri"])
-    hashes = {
-        "source": digest(config.source),
-        "license": digest(config.license),
-        "read": digest([config.examine, config.decode]),
-        "duplicate": "",
-        "spans": digest([config.shots, config.spans]),
-    }
-    stage_of = np.array([stop[0] if stop else "" for stop in found.stopped], dtype=object)
-    going = np.ones(ledger.count, bool)
-    for stage, config_hash in hashes.items():
-        here = stage_of == stage
-        ledger.decide(stage, "keep", config_hash=config_hash, where=going & ~here)
-        parts = [
-            np.array([stop[i] if stop else "" for stop in found.stopped], dtype=object) for i in range(1, 4)
-        ]  # verdict, reason, detail
-        ledger.decide(stage, *parts, config_hash=config_hash, where=here)
-        going &= ~here
-    # Thresholds see real clips only: percentiles of leftovers would be percentiles of nothing.
-    scores = {name: np.where(going, np.asarray(found.columns[name], np.float64), np.nan) for name in SCORES}
-    outcomes = apply(scores, config.filter)
-    filter_hash = digest(config.filter)
-    for rule in outcomes:
-        verdict = np.where(rule.passed, "keep", "drop")
-        reason = np.where(rule.passed, "", rule.reason)
-        ledger.decide(rule.rule, verdict, reason, "", rule.score, rule.threshold, filter_hash, where=going)
-    captioned = found.array("caption") != ""
-    if config.caption.missing == "drop":
-        verdict = np.where(captioned, "keep", "drop")
-        reason = np.where(captioned, "", "caption_missing")
-        ledger.decide("caption", verdict, reason, config_hash=digest(config.caption), where=going)
-    _leave_out_doubles(found, ledger, config.duplicates)
-    return ledger, outcomes
-
-
-def _leave_out_doubles(found: Candidates, ledger: Ledger, config: DuplicateConfig) -> None:
-    """Of clips that show the same footage the one with the most pixels stays, then the technically best."""
-    alive = np.flatnonzero(ledger.kept)
-    rank = found.array("short_side") * 100 + found.array("technical")
-    pairs = []
-    for media in ("image", "video"):
-        here = alive[found.array("media_type")[alive] == media]
-        files = [found.columns["content_hash"][i] for i in here]
-        if len(here) and all(found.embeddings[i] is not None for i in here):
-            if config.min_cosine is None:
-                continue
-            vectors = np.stack([found.embeddings[i] for i in here])
-            pairs += [(here[a], here[b]) for a, b in pairs_by_embedding(vectors, files, config.min_cosine)]
-        elif config.max_bits is not None:
-            stills = [found.hashes[i] for i in here], [found.contrasts[i] for i in here]
-            pairs += [(here[a], here[b]) for a, b in pairs_by_hash(*stills, files, config.max_bits)]
-    out = doubles(pairs, rank)
-    verdict, reason, detail = (np.full(ledger.count, text, dtype=object) for text in ("keep", "", ""))
-    for i, stays in out.items():
-        verdict[i], reason[i] = "drop", "near_duplicate"
-        detail[i] = f"the same footage as {found.columns['clip_id'][stays]}"
-    where = np.zeros(ledger.count, bool)
-    where[alive] = True
-    ledger.decide("near_duplicate", verdict, reason, detail, config_hash=digest(config), where=where)
-
-
 def _content_config(config: CurateConfig) -> dict:
     """What decides the content of the output: not where it goes, nor how many workers made it."""
     whole = {field.name: getattr(config, field.name) for field in dataclasses.fields(config)}
     for name in ("output", "store", "overwrite", "refilter", "decode", "what_if", "plan"):
         whole.pop(name)
+    if config.quality.decisions:
+        whole["quality"] = [config.quality, file_digest(config.quality.decisions)]
     whole["aesthetic"] = config.aesthetic.revision if config.aesthetic.enabled else None
     return whole
 
@@ -275,17 +221,31 @@ def _summarise(table: pa.Table, found: Candidates, ledger: Ledger, new: int, sec
     )
 
 
-def _write(folder, config, found, ledger, outcomes, summary, measured, started) -> None:
-    path = folder.path
-    columns = {name: found.columns[name] for name in (*FIELDS, *SCORES)}
-    everything = pa.table(columns)
+def _write(folder, config, found, judgement: Judgement, summary, measured, started) -> None:
+    path, ledger = folder.path, judgement.ledger
+    everything = pa.table({name: found.columns[name] for name in (*FIELDS, *SCORES)})
     pq.write_table(everything.filter(pa.array(ledger.kept)), path / "clips.parquet", compression="zstd")
     scored = everything.append_column("verdict", pa.array(ledger.verdict, pa.string()))
     scored = scored.append_column("reason", pa.array(ledger.reason, pa.string()))
     pq.write_table(scored, path / "scores.parquet", compression="zstd")
     ledger.write(path / "ledger.parquet", digest(_content_config(config)))
     write_json(path / "summary.json", summary)
-    report.write(path / "report.html", config, found, ledger, outcomes, summary, measured.stills)
-    names = ("clips.parquet", "scores.parquet", "ledger.parquet", "summary.json", "report.html")
+    report.write(path / "report.html", config, found, judgement, summary, measured.stills)
+    names = ["clips.parquet", "scores.parquet", "ledger.parquet", "summary.json", "report.html"]
+    if config.quality.count:
+        names += _write_quality(path, found, judgement, everything)
     outputs = {name: file_digest(path / name) for name in names}
     folder.publish(outputs | {"clips": summary.kept, "hours": round(summary.hours_kept, 4)}, started)
+
+
+def _write_quality(path: Path, found: Candidates, judgement: Judgement, everything: pa.Table) -> list[str]:
+    """quality.csv, for a person to edit, and quality.parquet, the clips taken, as in clips.parquet."""
+    shown = ("clip_id", "caption", "uri", "start_s", "end_s", "license", "technical", "aesthetic", "scene_motion")
+    rows = [
+        {"keep": "yes" if taken else "no", "rank": round(rank, 2)} | {n: found.columns[n][i] for n in shown}
+        for i, rank, taken in judgement.quality
+    ]
+    write_atomic(path / "quality.csv", write_csv(rows, ("keep", "rank", *shown)))
+    taken = pa.array([i for i, _, yes in judgement.quality if yes], pa.int64())
+    pq.write_table(everything.take(taken), path / "quality.parquet", compression="zstd")
+    return ["quality.csv", "quality.parquet"]

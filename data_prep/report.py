@@ -17,6 +17,8 @@ from data_prep.scores import stills_inside
 SHEET = 24
 """Clips per contact sheet."""
 
+LENGTHS_S = (2, 4, 8, 17, 34, 68)
+
 STYLE = """
 :root{color-scheme:light dark;--line:#8884;--keep:#2a9d5c;--drop:#d1495b;--bar:#5b8def}
 body{font:15px/1.5 system-ui,sans-serif;max-width:72rem;margin:2rem auto;padding:0 1rem}
@@ -35,12 +37,13 @@ svg{width:100%;height:auto}svg text{font:11px system-ui,sans-serif;fill:currentC
 """
 
 
-def write(path: Path, config, found, ledger, outcomes, summary, stills) -> None:
+def write(path: Path, config, found, judgement, summary, stills) -> None:
     """Write the report of one curation.
 
-    Args: config (CurateConfig), found (Candidates), ledger (Ledger), outcomes (of filter.apply), summary (Summary),
-    stills (Store of examine.STILL_SCHEMA).
+    Args: config (CurateConfig), found (Candidates), judgement (Judgement), summary (Summary), stills (Store of
+    examine.STILL_SCHEMA).
     """
+    ledger, outcomes = judgement.ledger, judgement.outcomes
     parts = [
         f"<h1>Curation of {_e(config.input)}</h1>",
         _assumed(config, summary),
@@ -48,7 +51,9 @@ def write(path: Path, config, found, ledger, outcomes, summary, stills) -> None:
         "<h2 id=reasons>Why clips were left out</h2>" + _reasons(summary, ledger, outcomes),
         "<h2 id=licenses>Licences of what was kept</h2>" + _licenses(summary),
         "<h2 id=scores>Scores and thresholds</h2>" + _histograms(found, outcomes),
-        "<h2 id=sheets>Contact sheets</h2>" + _sheets(found, ledger, outcomes, stills),
+        "<h2 id=lengths>Lengths and shapes of what was kept</h2>" + _shapes(found, ledger),
+        _concepts(judgement),
+        "<h2 id=sheets>Contact sheets</h2>" + _sheets(found, judgement, stills),
     ]
     policy = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
     head = (
@@ -142,14 +147,53 @@ def _histogram(rule, bins: int = 40) -> str:
     )
 
 
-def _sheets(found, ledger, outcomes, stills) -> str:
-    """Kept clips, the ones nearest to a threshold on either side, and dropped ones of every reason."""
+def _shapes(found, ledger) -> str:
+    """Hours by length, and clips by shape: what the trainer's buckets can be filled with."""
+    kept = ledger.kept
+    seconds = np.asarray(found.columns["seconds"], np.float64)
+    videos = kept & np.isfinite(seconds)
+    rows = []
+    for low, high in zip((0, *LENGTHS_S), (*LENGTHS_S, np.inf)):
+        here = videos & (seconds >= low) & (seconds < high)
+        name = f"{low:g} s and more" if high == np.inf else f"{low:g} to {high:g} s"
+        rows.append((name, int(here.sum()), float(seconds[here].sum() / 3600)))
+    lengths = "".join(f"<tr><td>{a}</td><td class=n>{b}</td><td class=n>{c:.3f} h</td></tr>" for a, b, c in rows)
+    width, height = (np.asarray(found.columns[n])[kept] for n in ("width", "height"))
+    shapes = Counter(
+        "wide" if w > 1.15 * h else "tall" if h > 1.15 * w else "square" for w, h in zip(width, height)
+    ).most_common()
+    rows = "".join(f"<tr><td>{shape}</td><td class=n>{count}</td></tr>" for shape, count in shapes)
+    return f"<table><tr><th>video length<th>clips<th>hours</tr>{lengths}</table><p></p><table>{rows}</table>"
+
+
+def _concepts(judgement) -> str:
+    """Cluster sizes before and after balancing."""
+    if judgement.clusters is None or not judgement.balanced.any():
+        return ""
+    before = Counter(judgement.clusters[judgement.balanced].tolist())
+    after = Counter(judgement.clusters[judgement.ledger.kept].tolist())
+    most = max(before.values())
+    rows = "".join(
+        f'<tr><td>{k}</td><td class=n>{n}</td><td class=n>{after[k]}</td><td><span class=bar style="width:'
+        f'{10 * n / most:.2f}rem;opacity:.4"></span><br><span class=bar style="width:{10 * after[k] / most:.2f}rem">'
+        "</span></td></tr>"
+        for k, n in before.most_common(40)
+    )
+    head = "<tr><th>concept<th>before<th>after<th></tr>"
+    return f"<h2 id=concepts>Concepts before and after balancing</h2><table>{head}{rows}</table>"
+
+
+def _sheets(found, judgement, stills) -> str:
+    """Kept clips, the ones nearest to a threshold on either side, dropped ones of every reason, and the quality set."""
+    ledger, outcomes = judgement.ledger, judgement.outcomes
     has_still = np.array([stop is None or stop[0] == "spans" for stop in found.stopped])
     groups = {
         "Kept": _spread(np.flatnonzero(ledger.kept)),
         "Borderline: nearest to a threshold": _borderline(outcomes, has_still & (ledger.verdict != "error")),
         "Dropped": _each_reason(np.flatnonzero(has_still & (ledger.verdict == "drop")), ledger.reason),
     }
+    if judgement.quality:
+        groups["Quality set, best first"] = [i for i, _, taken in judgement.quality if taken][: 4 * SHEET]
     wanted = {found.columns["content_hash"][i] for group in groups.values() for i in group}
     pictures = {row["key"]: row for row in stills.rows(keys=wanted)} if wanted else {}
     out = []

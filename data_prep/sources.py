@@ -35,8 +35,8 @@ CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u20
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class SourceConfig:
     roots: tuple[str, ...] = ()
-    """Folders beside the manifest's own that media may lie in. Default: wherever an absolute name points; a relative one
-    may never leave the manifest's folder (by .. or a link) unless it ends in one of these."""
+    """Folders beside the manifest's own that media may lie in. Default: wherever an absolute name points; a relative
+    one may never leave the manifest's folder (by .. or a link) unless it ends in one of these."""
     schemes: tuple[str, ...] = ("file", "s3", "gs", "az", "abfs", "memory")
     """URI schemes that a manifest may name. Leave http out unless you trust who wrote the manifest."""
 

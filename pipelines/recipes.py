@@ -14,18 +14,16 @@ from lingen.training import FitConfig
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TrainStage:
-    """One stage: which samples it draws and how it is trained. Samples: `resolution` and, for videos, `frames`."""
+    """One stage: which samples it draws and how it is trained.
+
+    Image stages (frames = 1) draw images alone; video stages draw videos of `frames` and images, mixed.
+    """
 
     name: str
     preset: str
     resolution: int
     frames: int
     fit: FitConfig
-
-    @property
-    def media(self) -> str | None:
-        """Image stages draw images alone; video stages mix both."""
-        return "image" if self.frames == 1 else None
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -252,3 +252,17 @@ def git_state(root: Path = Path(__file__).parents[1]) -> dict[str, str]:
     except (OSError, subprocess.TimeoutExpired):
         return {}
     return {"mlflow.source.git.commit": head.stdout.strip(), "git.dirty": str(dirty).lower()}
+
+
+def log_outcome(
+    output: str | Path, experiment: str, params: dict[str, Any], metrics: dict[str, float], artifacts: list[Path]
+) -> None:
+    """What a job without steps came to, as one run; logged once per output folder, however often the job is run."""
+    folder = Path(output) / "tracking"
+    if (folder / "metrics.jsonl").is_file() and read_json(folder / "run.json")["sent"]:
+        return
+    run = Run(folder, experiment, Path(output).name, uri=store_beside(output), params=params, tags=git_state())
+    run.metrics(0, metrics)
+    for path in artifacts:
+        run.artifact(path)
+    run.close()

@@ -118,8 +118,11 @@ def train(config: TrainConfig) -> dict[str, Any]:
 def select_shards(folder: Path, stage: TrainStage) -> ShardIndex:
     """The buckets that a stage trains on. ValueError naming --shards when there are none."""
     try:
-        frames = None if stage.frames == 1 else stage.frames
-        return ShardIndex.open(folder).select(media=stage.media, resolution=stage.resolution, frames=frames)
+        shards = ShardIndex.open(folder)
+        if stage.frames == 1:
+            return shards.select(media="image", resolution=stage.resolution)
+        shards.select(media="video", resolution=stage.resolution, frames=stage.frames)  # images alone will not do
+        return shards.select(resolution=stage.resolution, frames=stage.frames)
     except ValueError as error:
         raise ValueError(f"--shards: {error}") from error
 
