@@ -58,8 +58,8 @@ class CurateConfig:
     """Curate clips: licence gate, probe, shots, scores, filter, ledger and report."""
 
     input: str
-    """A folder of clips, a glob, or a manifest (CSV, Parquet or JSONL) with the columns uri, caption, license, source,
-    attribution."""
+    """A folder of clips, a glob, WebDataset tars, or a manifest (CSV, Parquet or JSONL) with the columns uri, caption,
+    license, source, attribution; a path or a URI such as s3://bucket/prefix."""
     output: Path
     """Folder for the result."""
     source: SourceConfig = dataclasses.field(default_factory=SourceConfig)

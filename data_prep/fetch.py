@@ -1,10 +1,15 @@
-"""A clip's bytes on this machine, whatever its URI, and the hash that names its content."""
+"""A clip's bytes on this machine, whatever its URI, and the hash that names its content.
+
+A URI is a local path, an object store's (s3://, gs://, abfs:// by pyarrow; others by fsspec), or a member of an
+uncompressed tar: PATH.tar#OFFSET+SIZE, bytes of the tar. Members are never extracted by name.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import hashlib
 import os
+import re
 import stat
 import tempfile
 from collections.abc import Iterator
@@ -12,65 +17,72 @@ from urllib.parse import urlsplit
 
 from data_prep.probe import MediaError
 
+_MEMBER = re.compile(r"(.+\.tar)#(\d+)\+(\d+)(\.\w+)?")
+
 
 def is_remote(uri: str) -> bool:
     return "://" in uri and urlsplit(uri).scheme not in ("", "file")
 
 
+def member_uri(tar: str, offset: int, size: int, suffix: str) -> str:
+    """The URI of a tar member's bytes."""
+    return f"{tar}#{offset}+{size}{suffix}"
+
+
+def filesystem(uri: str):
+    """(pyarrow filesystem, path in it) of a remote URI; what pyarrow does not know itself goes through fsspec."""
+    from pyarrow import fs
+
+    if urlsplit(uri).scheme in ("s3", "gs", "gcs", "abfs", "hdfs"):
+        return fs.FileSystem.from_uri(uri)
+    import fsspec
+
+    inner, path = fsspec.core.url_to_fs(uri)
+    return fs.PyFileSystem(fs.FSSpecHandler(inner)), path
+
+
 def stamp(uri: str) -> str:
-    """What changes when the file behind a URI does: size and time, or the object store's tag; "" when it is not there.
+    """What changes when the file behind a URI does (size and time); "" when nothing is there.
 
     Lets a second run skip files without reading them.
     """
+    if member := _MEMBER.fullmatch(uri):
+        whole = stamp(member[1])
+        return whole and f"{whole}-{member[2]}+{member[3]}"
     if not is_remote(uri):
         try:
-            found = os.stat(uri)
+            found = os.stat(local_path(uri))
         except (OSError, ValueError):
             return ""
         return f"{found.st_size}-{found.st_mtime_ns}"
-    import fsspec
-
     try:
-        filesystem, path = fsspec.core.url_to_fs(uri)
-        found = filesystem.info(path)
-    except Exception:  # every store raises its own kinds; being absent is found out again, with a reason, by local_copy
+        there, path = filesystem(uri)
+        found = there.get_file_info(path)
+    except Exception:  # every store raises its own kinds; that it is absent comes out, with a reason, in local_copy
         return ""
-    return f"{found.get('size')}-{found.get('ETag') or found.get('etag') or found.get('mtime') or found.get('created')}"
+    return f"{found.size}-{found.mtime_ns}" if found.is_file else ""
+
+
+def local_path(uri: str) -> str:
+    return uri[len("file://") :] if uri.startswith("file://") else uri
 
 
 @contextlib.contextmanager
 def local_copy(uri: str, max_gb: float = 20.0) -> Iterator[str]:
-    """The path of a local regular file with the content of `uri`; a download is deleted afterwards.
+    """The path of a local regular file with the content of `uri`; a copy made for it is deleted afterwards.
 
     Raises:
         MediaError: file_missing, not_a_file (a folder, pipe or device), not_readable, too_large, fetch_failed.
     """
-    if not is_remote(uri):
-        path = uri[len("file://") :] if uri.startswith("file://") else uri
-        try:
-            found = os.stat(path)
-            if not stat.S_ISREG(found.st_mode):  # reading a pipe or a device could go on for ever
-                raise MediaError("not_a_file", f"{path} is no regular file")
-            with open(path, "rb"):
-                pass
-        except PermissionError:
-            raise MediaError("not_readable", f"{path} may not be read") from None
-        except (OSError, ValueError) as error:
-            raise MediaError("file_missing", str(error)) from None
-        yield path
+    member = _MEMBER.fullmatch(uri)
+    if not member and not is_remote(uri):
+        yield _regular(local_path(uri))
         return
-    import fsspec
-
-    suffix = os.path.splitext(urlsplit(uri).path)[1][:16]
+    where, offset, size = (member[1], int(member[2]), int(member[3])) if member else (uri, 0, None)
+    suffix = os.path.splitext(uri if member else urlsplit(uri).path)[1][:16]
     with tempfile.NamedTemporaryFile(prefix="clip-", suffix=suffix) as copy:
         try:
-            with fsspec.open(uri, "rb") as source:
-                left = int(max_gb * 2**30)
-                while chunk := source.read(1 << 20):
-                    left -= len(chunk)
-                    if left < 0:
-                        raise MediaError("too_large", f"over {max_gb:g} GB")
-                    copy.write(chunk)
+            _copy(where, copy, offset, size, int(max_gb * 2**30))
         except MediaError:
             raise
         except FileNotFoundError as error:
@@ -79,6 +91,39 @@ def local_copy(uri: str, max_gb: float = 20.0) -> Iterator[str]:
             raise MediaError("fetch_failed", f"{type(error).__name__}: {error}") from None
         copy.flush()
         yield copy.name
+
+
+def _regular(path: str) -> str:
+    try:
+        found = os.stat(path)
+        if not stat.S_ISREG(found.st_mode):  # reading a pipe or a device could go on for ever
+            raise MediaError("not_a_file", f"{path} is no regular file")
+        with open(path, "rb"):
+            return path
+    except PermissionError:
+        raise MediaError("not_readable", f"{path} may not be read") from None
+    except (OSError, ValueError) as error:
+        raise MediaError("file_missing", str(error)) from None
+
+
+def _copy(where: str, to, offset: int, size: int | None, most: int) -> None:
+    if is_remote(where):
+        there, path = filesystem(where)
+        source = there.open_input_file(path)
+    else:
+        source = open(_regular(local_path(where)), "rb")  # noqa: SIM115
+    with source:
+        source.seek(offset)
+        left = most + 1 if size is None else size
+        if left > most + 1:
+            raise MediaError("too_large", f"over {most / 2**30:g} GB")
+        while left and (chunk := source.read(min(left, 1 << 20))):
+            to.write(chunk)
+            left -= len(chunk)
+    if size is None and left <= 0:
+        raise MediaError("too_large", f"over {most / 2**30:g} GB")
+    if size is not None and left:
+        raise MediaError("truncated", f"the tar ends {left} bytes before the member does")
 
 
 def content_hash(path: str) -> str:

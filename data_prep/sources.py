@@ -1,4 +1,5 @@
-"""Where clips come from: a folder, a glob, or a manifest (CSV, Parquet, JSONL), as one table of rows.
+"""Where clips come from: a folder, a glob, WebDataset tars, or a manifest (CSV, Parquet, JSONL), here or in an object
+store, as one table of rows.
 
 The result is what the user said, cleaned of what could do harm (NUL bytes, control characters, names that leave the
 source's folder); nothing is opened here but the manifest. A row that cannot be used stays, with its reason.
@@ -11,13 +12,19 @@ import dataclasses
 import glob
 import json
 import os
+import posixpath
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from urllib.parse import urlsplit
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+
+from data_prep.fetch import filesystem, is_remote, local_copy, stamp
+from data_prep.probe import MediaError
+from data_prep.tar_source import tar_rows
 
 COLUMNS = ("uri", "media_type", "caption", "license", "source", "attribution")
 MEDIA_SUFFIXES = frozenset(
@@ -37,7 +44,7 @@ class SourceConfig:
     roots: tuple[str, ...] = ()
     """Folders beside the manifest's own that media may lie in. Default: wherever an absolute name points; a relative
     one may never leave the manifest's folder (by .. or a link) unless it ends in one of these."""
-    schemes: tuple[str, ...] = ("file", "s3", "gs", "az", "abfs", "memory")
+    schemes: tuple[str, ...] = ("file", "s3", "gs", "abfs")
     """URI schemes that a manifest may name. Leave http out unless you trust who wrote the manifest."""
 
 
@@ -51,17 +58,25 @@ def read_source(where: str, config: SourceConfig, need_license: bool = True) -> 
     Raises:
         ValueError: nothing is there, it is empty, or a required column (uri; license if need_license) is missing.
     """
+    if is_remote(where):
+        return _read_remote(where, config, need_license)
     if any(c in where for c in "*?["):
-        paths = sorted(p for p in glob.glob(where, recursive=True) if os.path.isfile(p))
+        paths = sorted(Path(p) for p in glob.glob(where, recursive=True) if os.path.isfile(p))
         if not paths:
             raise ValueError(f"--input: no file matches {where}")
-        return _table(({"uri": os.path.abspath(p)} for p in paths), None, config)
+        return _table(_file_rows(paths), None, config)
     path = Path(where)
     if path.is_dir():
-        found = sorted(p for p in _walk(path) if p.suffix.lower() in MEDIA_SUFFIXES)
+        found = sorted(p for p in _walk(path) if p.suffix.lower() in MEDIA_SUFFIXES | {".tar"})
         if not found:
             raise ValueError(f"--input: {where} holds no media files; name a folder of clips or a manifest")
-        return _table(({"uri": str(p.absolute()), **_sidecars(p)} for p in found), None, config)
+        return _table(_file_rows(found), None, config)
+    if path.suffix.lower() == ".tar" and path.is_file():
+        return _table(_file_rows([path]), None, config)
+    return _read_manifest(path, path.parent.absolute(), config, need_license, where)
+
+
+def _read_manifest(path: Path, base: Path | str, config: SourceConfig, need_license: bool, where: str) -> pa.Table:
     if path.suffix.lower() not in MANIFEST_SUFFIXES:
         raise ValueError(f"--input: {where} is no folder, glob or manifest ({', '.join(MANIFEST_SUFFIXES)})")
     if not path.is_file():
@@ -71,16 +86,54 @@ def read_source(where: str, config: SourceConfig, need_license: bool = True) -> 
         if name not in columns:
             there = ", ".join(map(str, sorted(columns)))[:200] or "none"
             raise ValueError(f"--input: {where} has no column {name!r} (it has: {there})")
-    table = _table(rows, path.parent.absolute(), config)
+    table = _table(rows, base, config)
     if not table.num_rows:
         raise ValueError(f"--input: {where} has no rows")
     return table
+
+
+def _file_rows(paths: Iterable[Path]) -> Iterator[dict]:
+    for path in paths:
+        if path.suffix.lower() == ".tar":
+            yield from tar_rows(path, MEDIA_SUFFIXES, COLUMNS)
+        else:
+            yield {"uri": str(path.absolute()), **_sidecars(path)}
+
+
+def _read_remote(where: str, config: SourceConfig, need_license: bool) -> pa.Table:
+    """A manifest in an object store (relative names hang from its folder), or a prefix with media under it."""
+    from pyarrow import fs
+
+    scheme = urlsplit(where).scheme
+    if scheme not in config.schemes:
+        raise ValueError(f"--input: {scheme}:// is not in --source.schemes")
+    try:
+        there, path = filesystem(where)
+        found = there.get_file_info(path)
+        listed = there.get_file_info(fs.FileSelector(path, recursive=True)) if not found.is_file else []
+    except Exception as error:
+        raise ValueError(f"--input: {where} cannot be listed: {' '.join(str(error).split())[:200]}") from None
+    if found.is_file:
+        try:
+            with local_copy(where, max_gb=4) as copy:
+                base = where.rpartition("/")[0]
+                return _read_manifest(Path(copy), base, config, need_license, where)
+        except MediaError as error:
+            raise ValueError(f"--input: {where}: {error}") from None
+    media = sorted(f.path for f in listed if f.is_file and os.path.splitext(f.path)[1].lower() in MEDIA_SUFFIXES)
+    if not media:
+        raise ValueError(f"--input: {where} holds no media files, or does not exist")
+    return _table(({"uri": f"{scheme}://{path}"} for path in media), None, config)
 
 
 def digest_source(where: str) -> str:
     """A digest that changes when the source's list of clips does: the manifest's content, or names, sizes and times."""
     from lingen.manifest import digest, file_digest
 
+    if is_remote(where):
+        table = read_source(where, SourceConfig(schemes=(urlsplit(where).scheme,)), need_license=False)
+        with ThreadPoolExecutor(16) as pool:
+            return digest([table.to_pylist(), list(pool.map(stamp, table["uri"].to_pylist()))])
     path = Path(where)
     if path.is_file():
         return file_digest(path)
@@ -176,9 +229,10 @@ def _read_parquet(path: Path) -> tuple[Iterator[dict], list[str]]:
 _READERS = {".csv": _read_csv, ".jsonl": _read_jsonl, ".parquet": _read_parquet}
 
 
-def _table(rows: Iterator[dict], base: Path | None, config: SourceConfig) -> pa.Table:
+def _table(rows: Iterable[dict], base: Path | str | None, config: SourceConfig) -> pa.Table:
     out: dict[str, list] = {name: [] for name in SCHEMA.names}
-    roots = [os.path.realpath(p) for p in ((base,) if base else ()) + tuple(config.roots)]
+    local = base is not None and not (isinstance(base, str) and is_remote(base))
+    roots = [os.path.realpath(p) for p in ((base,) if local else ()) + tuple(config.roots)]
     for i, row in enumerate(rows):
         bad = clean_text(row.get("bad"), 200)
         uri, why = ("", bad) if bad else locate(row.get("uri"), base, roots, config.schemes)
@@ -190,8 +244,9 @@ def _table(rows: Iterator[dict], base: Path | None, config: SourceConfig) -> pa.
     return pa.table(out, schema=SCHEMA)
 
 
-def locate(uri: object, base: Path | None, roots: list[str], schemes: tuple[str, ...]) -> tuple[str, str]:
-    """(absolute path or URI, why it is refused). Relative names hang from `base` and may not leave the roots.
+def locate(uri: object, base: Path | str | None, roots: list[str], schemes: tuple[str, ...]) -> tuple[str, str]:
+    """(absolute path or URI, why it is refused). Relative names hang from `base`, a folder or a remote prefix, and may
+    not leave the roots; None for names that we found ourselves.
 
     Absolute ones may lie anywhere while the base is the only root: who wrote them meant them.
     """
@@ -209,6 +264,11 @@ def locate(uri: object, base: Path | None, roots: list[str], schemes: tuple[str,
     local = uri[len("file://") :] if scheme else uri
     if base is None:
         return local, ""
+    if isinstance(base, str) and is_remote(base):
+        name = posixpath.normpath(local)
+        if scheme or name.startswith(("/", "..")):
+            return local, "outside_root: a manifest in an object store may only name files below its folder"
+        return f"{base}/{name}", ""
     path = os.path.normpath(os.path.join(base, local))
     if os.path.isabs(local) and len(roots) == 1:
         return path, ""
