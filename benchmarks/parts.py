@@ -3,7 +3,8 @@
     python benchmarks/parts.py --rounds 15
 
 Every round times every variant once, in random order; a variant's cost is the median over rounds of its time over the
-default's time in the same round. Times are CPU seconds of one thread, which a shared machine disturbs least.
+default's time in the same round. Times are CPU seconds of one thread, which a shared machine disturbs least. The
+difference between two scans is a few copies, less than that noise in a whole step, so the scans are also timed alone.
 """
 
 from __future__ import annotations
@@ -14,12 +15,14 @@ import json
 import random
 import statistics
 import time
+from functools import partial
 from pathlib import Path
 
 import torch
 from machine import describe
 
 from lingen.denoiser import Denoiser, DenoiserConfig
+from lingen.scans import SCANS, from_sequence, scan_orders, to_sequence
 
 RESULT = Path(__file__).parent / "results" / "parts_cpu.json"
 VARIANTS = {
@@ -44,6 +47,35 @@ PAPER = {  # SUP Table 2: seconds for a 512p 17 s video on one H100
 }
 
 
+def scan_round_trip(scan: str, x: torch.Tensor, review: torch.Tensor) -> None:
+    """What a scan adds to four layers: into sequence order behind the review, and back into a sum, with gradients."""
+    shape = tuple(x.shape[1:4])
+    for layer, order in enumerate(scan_orders(scan, shape, (1, 1, review.shape[1]), x.device)):
+        index_N, inverse_N, _ = order or (None, None, None)
+        leaf = x.detach().requires_grad_()
+        sequence = torch.cat([review, to_sequence(leaf, scan, layer, index_N), review], dim=1)
+        tokens = sequence[:, review.shape[1] : -review.shape[1]]
+        (from_sequence(tokens, shape, scan, layer, inverse_N) + leaf).sum().backward()
+
+
+def compare(runs: dict, rounds: int, label: str) -> dict[str, list[float]]:
+    """CPU seconds of every run in every round, in random order; a round before the first only warms up."""
+    seconds: dict[str, list[float]] = {name: [] for name in runs}
+    for round_ in range(-1, rounds):
+        for name in random.sample(list(runs), len(runs)):
+            start = time.process_time()
+            runs[name]()
+            if round_ >= 0:
+                seconds[name].append(time.process_time() - start)
+        print(f"{label}: round {round_ + 1} of {rounds}", flush=True)
+    return seconds
+
+
+def relative(seconds: dict[str, list[float]], base: str) -> dict[str, float]:
+    """Median over rounds of each run's time over the base's in the same round."""
+    return {n: round(statistics.median(a / b for a, b in zip(v, seconds[base])), 4) for n, v in seconds.items()}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=15)
@@ -66,38 +98,32 @@ def main() -> None:
         model(x, t, text).square().mean().backward()
         model.zero_grad()
 
-    modes = {"forward": forward, "training step": step}
-    seconds = {mode: {name: [] for name in models} for mode in modes}
-    for round_ in range(-1, options.rounds):  # round -1 warms up
-        for mode, run in modes.items():
-            for name in random.sample(list(models), len(models)):
-                start = time.process_time()
-                run(models[name])
-                if round_ >= 0:
-                    seconds[mode][name].append(time.process_time() - start)
-        print(f"round {round_ + 1} of {options.rounds}", flush=True)
-
     result = {
         "question": "cost of each part against the default, as in the paper's Table 2",
         "machine": machine,
-        "load_average_at_end": describe()["load_average"],
         "settings": f"float32, batch 1, 1 thread, {options.frames * 24 * 24} tokens, {options.rounds} rounds",
         "config": base.to_dict(),
         "paper_table_2_h100_seconds": PAPER,
     }
-    for mode, times in seconds.items():
-        default = times["default"]
-        relative = {n: statistics.median(a / b for a, b in zip(v, default)) for n, v in times.items()}
+    for mode, run in {"forward": forward, "training step": step}.items():
+        seconds = compare({name: partial(run, model) for name, model in models.items()}, options.rounds, mode)
+        ratio = relative(seconds, "default")
         result[mode] = {
-            "cpu_seconds": {n: round(statistics.median(v), 4) for n, v in times.items()},
-            "relative_to_default": {n: round(v, 4) for n, v in relative.items()},
-            "cost_of_rms": round(1 - relative["no RMS"], 4),
-            "cost_of_review_tokens": round(1 - relative["no review tokens"], 4),
-            "cost_of_tesa": round(1 - relative["no TESA"], 4),
-            "cost_of_ma_branch": round(1 - relative["no MA-branch"], 4),
-            "zigzag_over_rms": round(relative["Zigzag"] - 1, 4),
+            "cpu_seconds": {n: round(statistics.median(v), 4) for n, v in seconds.items()},
+            "relative_to_default": ratio,
+            "cost_of_rms": round(1 - ratio["no RMS"], 4),
+            "cost_of_review_tokens": round(1 - ratio["no review tokens"], 4),
+            "zigzag_over_rms": round(ratio["Zigzag"] - 1, 4),
         }
-        print(mode, json.dumps(result[mode], indent=1))
+    tokens, review = torch.randn(1, options.frames, 24, 24, base.width), torch.randn(1, 72, base.width)
+    scans = {scan: partial(scan_round_trip, scan, tokens, review) for scan in SCANS}
+    seconds = compare(scans, 4 * options.rounds, "scan alone")
+    result["scan alone, four layers, forward and backward"] = {
+        "cpu_seconds": {n: round(statistics.median(v), 4) for n, v in seconds.items()},
+        "relative_to_rms": relative(seconds, "rms"),
+    }
+    result["load_average_at_end"] = describe()["load_average"]
+    print(json.dumps(result, indent=1))
     options.output.write_text(json.dumps(result, indent=1) + "\n")
 
 

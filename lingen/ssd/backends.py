@@ -61,6 +61,7 @@ def unavailable(name: str) -> str | None:
     return None
 
 
+@torch.compiler.assume_constant_result  # the compiler must not trace into trial imports
 def resolve_backend(name: str, device: torch.device) -> str:
     """The backend that `name` means on a device: auto is a compiled kernel on CUDA where there is one, else torch."""
     if name != "auto":

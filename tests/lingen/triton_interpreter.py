@@ -59,6 +59,15 @@ def main(name: str) -> None:
         atol=1e-4,
         rtol=1e-4,
     )
+
+    def loss(x):
+        y, final = ssd(x, dt, A, B, C, D, backend=name, chunk=16)
+        return y.square().sum() + final.sum()
+
+    eager, compiled = (z.clone().requires_grad_() for z in (x, x))
+    loss(eager).backward()
+    torch.compile(loss, backend="aot_eager", fullgraph=True)(compiled).backward()
+    torch.testing.assert_close(compiled.grad, eager.grad)
     print("ok")
 
 
