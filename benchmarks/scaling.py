@@ -13,7 +13,6 @@ import argparse
 import json
 import math
 import os
-import resource
 import statistics
 import subprocess
 import sys
@@ -57,12 +56,17 @@ def measure(model: str, frames: int, mode: str) -> dict:
                 y.square().mean().backward()
 
     run(latents[:, :, :1, :8, :8])  # loads kernels, at a size that leaves the peak alone
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    before = peak_kib()
     cpu, wall = time.process_time(), time.perf_counter()
     run(latents)
     cpu, wall = time.process_time() - cpu, time.perf_counter() - wall
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
-    return {"cpu_seconds": cpu, "wall_seconds": wall, "peak_mib": peak / 1024}
+    return {"cpu_seconds": cpu, "wall_seconds": wall, "peak_mib": (peak_kib() - before) / 1024}
+
+
+def peak_kib() -> int:
+    """This process's peak resident memory (getrusage's would include that of the process it was forked from)."""
+    status = Path("/proc/self/status").read_text()
+    return int(status.split("VmHWM:")[1].split()[0])
 
 
 def measure_in_process(model: str, frames: int, mode: str) -> dict:
