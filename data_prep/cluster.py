@@ -21,5 +21,7 @@ def connect() -> None:
     if os.environ.get("RAY_ADDRESS"):
         ray.init(**quiet)
     else:
+        # A waiting OpenMP thread spins by default: beside any other busy process that makes steps three times as long.
+        os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
         os.environ.setdefault("RAY_AUTH_MODE", "disabled")  # or the first start writes a token into the home folder
         ray.init(address="local", include_dashboard=False, _node_ip_address="127.0.0.1", **quiet)

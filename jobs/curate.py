@@ -1,7 +1,10 @@
 """Curate clips: python jobs/curate.py --input DIR_OR_MANIFEST --output DIR"""
 
+import dataclasses
+
 from data_prep.curate import CurateConfig, curate, plan, what_if
 from pipelines import cli
+from pipelines.tracking import flatten, log_outcome
 
 
 def run(config: CurateConfig) -> None:
@@ -13,6 +16,10 @@ def run(config: CurateConfig) -> None:
     else:
         summary = curate(config)
         print(cli.table(summary.rows(), header=("curation", "")))
+        numbers = {name: value for name, value in dataclasses.asdict(summary).items() if not isinstance(value, dict)}
+        numbers |= {f"reason/{reason}": count for reason, count in summary.reasons.items()}
+        params = {"input": config.input, "filter": dataclasses.asdict(config.filter)}
+        log_outcome(config.output, "lingen-curate", flatten(params), numbers, [config.output / "report.html"])
         print(f"\nclips: {config.output}/clips.parquet   every decision: ledger.parquet   to look at: report.html")
 
 

@@ -2,11 +2,13 @@
 
 from data_prep.encode import EncodeConfig, encode
 from pipelines.cli import main, table
+from pipelines.tracking import flatten, log_outcome
 
 
 def run(config: EncodeConfig) -> None:
     summary = encode(config)
     print(table(summary.rows(), ("bucket", "samples", "hours", "shards", "MB", "canary PSNR")))
+    log_outcome(config.output, "lingen-encode", flatten(config.content()), summary.numbers(), [])
     print(f"{summary.samples} samples in {config.output}; {summary.leftover_hours:.3f} h of video in no sample")
     for reason, count in sorted(summary.unused.items()):
         print(f"not used: {count} clips, {reason}")
