@@ -72,6 +72,7 @@ class TAEHooks:
     """What the caller wants to hear; called by rank 0."""
 
     log: Callable[[int, dict[str, float]], None] = lambda step, metrics: None
+    """once a step at most"""
     pictures: Callable[[int, list[np.ndarray]], None] = lambda step, videos: None
     """held-out windows beside their reconstructions, uint8 (T, H, 2 W, 3)"""
 
@@ -112,7 +113,6 @@ def fit_tae(
     ema = EMA(tae, config.ema_decay)
     meta = load_newest(output / "checkpoints", tae, ema, optimizer)
     start = meta["step"] if meta else 0
-    # Images touch no frame but one: parameters of temporal attention get no gradient that matters, but they get one.
     parallel = DistributedDataParallel(objective) if world > 1 else objective
 
     if start == 0:
@@ -135,16 +135,19 @@ def fit_tae(
 
         done = step + 1
         last = done == config.steps
-        if rank == 0 and (done % config.log_every == 0 or last):
+        metrics = {}
+        if done % config.log_every == 0 or last:
             seconds = (time.perf_counter() - began) / (done - since)
             began, since = time.perf_counter(), done
-            metrics = {name: value.item() for name, value in parts.items()}
-            hooks.log(done, metrics | {"grad_norm": norm.item(), "lr": _learning_rate(config, step), "step_s": seconds})
+            metrics |= {name: value.item() for name, value in parts.items()}
+            metrics |= {"grad_norm": norm.item(), "lr": _learning_rate(config, step), "step_s": seconds}
         if done % config.validate_every == 0 or last:
             report = validate(tae, ema, held_out)
+            metrics |= report
             if rank == 0:
-                hooks.log(done, report)
                 hooks.pictures(done, reconstructions(tae, ema, held_out))
+        if rank == 0 and metrics:
+            hooks.log(done, metrics)
         if done % config.checkpoint_every == 0 or last:
             save_checkpoint(output / "checkpoints", done, tae, ema, optimizer, {}, keep=2)
     if start >= config.steps:
@@ -233,7 +236,7 @@ def _cut(window_THW3: np.ndarray, config: TAEFitConfig, rng: np.random.Generator
 
 
 def _to_tensor(frames_THW3: np.ndarray) -> Tensor:
-    return torch.from_numpy(np.ascontiguousarray(frames_THW3)).permute(3, 0, 1, 2).float() / 127.5 - 1
+    return torch.from_numpy(np.array(frames_THW3)).permute(3, 0, 1, 2).float() / 127.5 - 1
 
 
 def _take_average(tae: TAE, ema: EMA) -> None:

@@ -42,7 +42,7 @@ HELD_OUT = [functools.partial(blobs, seed) for seed in range(30, 33)]
 
 def run(folder, **kw):
     lines = {}
-    hooks = TAEHooks(log=lambda step, m: lines.setdefault(step, {}).update(m), pictures=lambda s, v: lines.update(v=v))
+    hooks = TAEHooks(log=lambda step, m: lines.update({step: m}), pictures=lambda s, v: lines.update(v=v))
     tae, report = fit_tae(CONFIG, VIDEOS, IMAGES, HELD_OUT, folder, hooks, **kw)
     return tae, report, lines
 
