@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from lingen.norms import RMSNorm
 
-ATTENTION_BACKENDS = ("auto", "sdpa", "flash_attn")
+ATTENTION_BACKENDS = ("sdpa", "flash_attn")
 
 
 def check_attention_backend(name: str) -> None:
@@ -24,11 +24,11 @@ def check_attention_backend(name: str) -> None:
         raise ValueError("attention_backend: flash_attn is not installed; pip install flash-attn, or use sdpa")
 
 
-def attention(q_BNHP: Tensor, k_BLHP: Tensor, v_BLHP: Tensor, mask_BL: Tensor | None = None, backend="auto") -> Tensor:
+def attention(q_BNHP: Tensor, k_BLHP: Tensor, v_BLHP: Tensor, mask_BL: Tensor | None = None, backend="sdpa") -> Tensor:
     """softmax(q k^T / sqrt(P)) v, (B, N, H, P). Keys whose mask is False are not seen.
 
-    `auto` is SDPA, which picks cuDNN, Flash, memory-efficient or plain kernels itself; flash_attn is used only when
-    asked for, on CUDA in half precision and without a mask (SDPA otherwise).
+    SDPA picks cuDNN, Flash, memory-efficient or plain kernels itself. flash_attn serves CUDA, half precision and no
+    mask; the rest of a model that asks for it goes through SDPA.
     """
     half = q_BNHP.dtype in (torch.float16, torch.bfloat16)
     if backend == "flash_attn" and q_BNHP.is_cuda and half and mask_BL is None:
@@ -43,7 +43,7 @@ def attention(q_BNHP: Tensor, k_BLHP: Tensor, v_BLHP: Tensor, mask_BL: Tensor | 
 class SelfAttention(nn.Module):
     """Full attention over all tokens: what DiT-4B has in MATE's place."""
 
-    def __init__(self, width: int, heads: int, backend: str = "auto"):
+    def __init__(self, width: int, heads: int, backend: str = "sdpa"):
         super().__init__()
         self.heads, self.backend = heads, backend
         self.qkv = nn.Linear(width, 3 * width, bias=False)
@@ -58,7 +58,7 @@ class SelfAttention(nn.Module):
 class CrossAttention(nn.Module):
     """Attention of the video tokens to the text tokens, with a plain RMSNorm before it and no adaLN."""
 
-    def __init__(self, width: int, heads: int, backend: str = "auto"):
+    def __init__(self, width: int, heads: int, backend: str = "sdpa"):
         super().__init__()
         self.heads, self.backend = heads, backend
         self.norm = RMSNorm(width)

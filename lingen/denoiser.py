@@ -81,8 +81,8 @@ class DenoiserConfig:
     """What computes the Mamba-2 scan; see lingen.ssd.BACKENDS."""
     ssd_chunk: int | None = None
     """Tokens per chunk of the scan (None: the backend's own): changes speed and memory, not the result."""
-    attention_backend: str = "auto"
-    """auto or sdpa (PyTorch picks the kernel), or flash_attn."""
+    attention_backend: str = "sdpa"
+    """sdpa (PyTorch picks the kernel) or flash_attn (the package; for what it cannot do, sdpa)."""
 
     def __post_init__(self):
         for name in ("width", "depth", "heads", "latent_channels", "mamba2_state", "mamba1_state", "ssm_head_dim"):

@@ -38,7 +38,7 @@ def axis_stretches(length: int, window: int, shift: int) -> list[tuple[int, int,
 class TESA(nn.Module):
     """Attention inside 3-D windows. `shifted` moves the window grid by half a window along T, H and W."""
 
-    def __init__(self, width: int, heads: int, window: tuple[int, int, int], shifted: bool, backend: str = "auto"):
+    def __init__(self, width: int, heads: int, window: tuple[int, int, int], shifted: bool, backend: str = "sdpa"):
         super().__init__()
         self.heads, self.window, self.backend = heads, tuple(window), backend
         self.shift = tuple(w // 2 if shifted else 0 for w in window)

@@ -157,6 +157,26 @@ def test_checkpointed_layers_give_the_same_gradients():
 
 
 @pytest.mark.parametrize("name", ABLATIONS)
+def test_memory_for_the_backward_pass_is_linear_in_tokens(name):
+    model = build(dataclasses.replace(SMALL, **ABLATIONS[name]))
+
+    def saved_bytes(frames):
+        storages = {}
+
+        def keep(z):
+            storages[z.untyped_storage().data_ptr()] = z.untyped_storage()
+            return z
+
+        with torch.autograd.graph.saved_tensors_hooks(keep, lambda z: z):
+            loss = model(torch.randn(1, 4, frames, 8, 8), torch.rand(1), some_text(1)).sum()
+        assert loss.requires_grad
+        return sum(s.nbytes() for s in storages.values())
+
+    small, large, larger = (saved_bytes(frames) for frames in (16, 32, 48))
+    assert larger - large == pytest.approx(large - small, rel=0.1)
+
+
+@pytest.mark.parametrize("name", ABLATIONS)
 def test_bf16_is_close_to_float32(name):
     model = build(dataclasses.replace(SMALL, **ABLATIONS[name]))
     x, t, text = torch.randn(2, 4, 5, 6, 6), torch.rand(2), some_text(2, drop=[0])
