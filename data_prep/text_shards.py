@@ -15,7 +15,7 @@ import torch
 
 from data_prep.shard_parts import is_done, read_part, write_part
 from data_prep.shard_pool import WorkerConfig, run_shards, torch_threads
-from lingen.byte_ranges import ByteRanges
+from lingen.byte_ranges import ByteRanges, Scratch
 from lingen.progress import Progress
 from lingen.shard_index import INDEX, TextFormat, read_index, write_index
 from lingen.shards import TEXT, ShardWriter, pack_text, unpack_metadata
@@ -61,7 +61,8 @@ class TextWorker:
         table, _ = read_index(Path(self.settings.output, folder, INDEX))
         files = ByteRanges.open(self.settings.output)
         rows = [r for r in table.to_pylist() if r["shard"] == shard]
-        members = (files.read(f"{folder}/{shard}", r["metadata_offset"], r["metadata_size"]) for r in rows)
+        scratch = Scratch()
+        members = (files.read(f"{folder}/{shard}", r["metadata_offset"], r["metadata_size"], scratch) for r in rows)
         return [r["key"] for r in rows], [unpack_metadata(m)["caption"] for m in members]
 
 

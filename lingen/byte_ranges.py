@@ -16,6 +16,20 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 
 MAX_OPEN_FILES = 128
+Accept = Callable[[memoryview], bool]
+
+
+class Scratch:
+    """A buffer to read into again and again: fresh memory for every sample costs as much time as reading it."""
+
+    def __init__(self):
+        self._buffer = bytearray()
+
+    def room(self, size: int) -> memoryview:
+        """`size` writable bytes; they may be those that the last call returned."""
+        if len(self._buffer) < size:
+            self._buffer = bytearray(size)
+        return memoryview(self._buffer)[:size]
 
 
 class ByteRanges(ABC):
@@ -38,8 +52,10 @@ class ByteRanges(ABC):
         return RemoteFiles(text, cache_dir, int(cache_gb * 1e9))
 
     @abstractmethod
-    def read(self, name: str, offset: int, size: int, accept: Callable[[bytes], bool] = lambda data: True) -> bytes:
-        """The bytes; fewer when the file ends early. `accept` tells a good copy: a cached one that fails is refetched.
+    def read(self, name: str, offset: int, size: int, into: Scratch, accept: Accept = lambda data: True) -> memoryview:
+        """The bytes, good until the next read into the same scratch; fewer when the file ends early.
+
+        `accept` tells a good copy: a cached one that fails is fetched again.
 
         Raises:
             FileNotFoundError: there is no such file.
@@ -66,12 +82,16 @@ class LocalFiles(ByteRanges):
         self._open: OrderedDict[str, int] = OrderedDict()
         self._lock = threading.Lock()
 
-    def read(self, name, offset, size, accept=lambda data: True):
+    def read(self, name, offset, size, into, accept=lambda data: True):
+        view = into.room(size)
         # Inside the lock only to find the descriptor: dup keeps it alive when another thread evicts it.
         with self._lock:
             fd = os.dup(self._descriptor(name))
         try:
-            return os.pread(fd, size, offset)
+            done = 0
+            while done < size and (n := os.preadv(fd, [view[done:]], offset + done)):
+                done += n
+            return view[:done]
         finally:
             os.close(fd)
 
@@ -132,7 +152,8 @@ class RemoteFiles(ByteRanges):
         self._used = sum(self._sizes.values())
         self._lock = threading.Lock()
 
-    def read(self, name, offset, size, accept=lambda data: True):
+    def read(self, name, offset, size, into, accept=lambda data: True):
+        view = into.room(size)
         entry = hashlib.sha256(f"{name}:{offset}:{size}".encode()).hexdigest()[:32]
         with self._lock:
             cached = entry in self._sizes
@@ -140,15 +161,17 @@ class RemoteFiles(ByteRanges):
                 self._sizes.move_to_end(entry)
         if cached:
             try:
-                data = (self._cache / entry).read_bytes()
+                with open(self._cache / entry, "rb", buffering=0) as f:
+                    complete = f.readinto(view) == size
             except FileNotFoundError:  # evicted since, or cleaned by someone
-                data = b""
-            if len(data) == size and accept(data):
-                return data
+                complete = False
+            if complete and accept(view):
+                return view
         data = self._fetch(name, offset, size)
-        if len(data) == size and accept(data):
+        view[: len(data)] = data
+        if len(data) == size and accept(view):
             self._keep(entry, data)
-        return data
+        return view[: len(data)]
 
     def _fetch(self, name: str, offset: int, size: int) -> bytes:
         try:

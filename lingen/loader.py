@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+import threading
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -18,6 +19,7 @@ from pathlib import Path
 import torch
 
 from lingen.buckets import Bucket
+from lingen.byte_ranges import Scratch
 from lingen.plan import BatchPlan, PlannedBatch, PlannedSample
 from lingen.shard_index import BucketIndex, ShardIndex
 from lingen.shards import DamagedSample
@@ -93,12 +95,13 @@ class LatentLoader:
         self.index.check_files()
         self.plan, self.rank, self.world_size = plan, rank, world_size
         self.damaged: set[str] = set()
+        self._local = threading.local()
         self._next, self._stop = start_step, stop_step
         self._read_ahead, self._threads = max(1, read_ahead), max(1, threads)
 
     def __iter__(self) -> Iterator[LatentBatch]:
         pool = ThreadPoolExecutor(self._threads, thread_name_prefix="latents")
-        ahead: deque[tuple[PlannedBatch, list[Future]]] = deque()
+        ahead: deque[_Pending] = deque()
         planned = self._next
         try:
             while True:
@@ -107,10 +110,10 @@ class LatentLoader:
                     planned += 1
                 if not ahead:
                     return
-                batch, parts = ahead.popleft()
-                samples = [sample for part in parts for sample in part.result()]
-                self._next = batch.step + 1
-                yield self._collate(batch, samples)
+                pending = ahead.popleft()
+                read = [one for part in pending.parts for one in part.result()]
+                self._next = pending.batch.step + 1
+                yield self._collate(pending, read)
         finally:
             pool.shutdown(wait=False, cancel_futures=True)
 
@@ -119,23 +122,34 @@ class LatentLoader:
         """The loader's whole state: the step that the next batch belongs to."""
         return self._next
 
-    def _submit(self, pool: ThreadPoolExecutor, step: int) -> tuple[PlannedBatch, list[Future]]:
+    def _submit(self, pool: ThreadPoolExecutor, step: int) -> _Pending:
         batch = self.plan[step]
         places = batch.slice(self.rank, self.world_size)
+        shape = self.index.buckets[batch.bucket.name].latent_shape
+        latent_BCTHW = torch.empty((len(places), *shape), dtype=torch.float32)
         share = -(-len(places) // self._threads)
-        parts = [places[i : i + share] for i in range(0, len(places), share)]
-        return batch, [pool.submit(self._read, batch, part) for part in parts]
+        rows = [slice(i, i + share) for i in range(0, len(places), share)]
+        parts = [pool.submit(self._read, batch, places[part], latent_BCTHW[part]) for part in rows]
+        return _Pending(batch, places, latent_BCTHW, parts)
 
-    def _read(self, batch: PlannedBatch, places: range) -> list[tuple]:
-        """(planned key, sample fed, latent, text) of some places."""
+    def _read(self, batch: PlannedBatch, places: range, latent_BCTHW: torch.Tensor) -> list[_Read]:
+        """Read some places; latents go to `latent_BCTHW`. Runs in a thread of the pool."""
         bucket = self.index.buckets[batch.bucket.name]
-        return [(batch.samples[place].key, *self._read_or_replace(bucket, batch, place)) for place in places]
+        if not hasattr(self._local, "scratch"):
+            self._local.scratch = Scratch(), Scratch()
+        read = []
+        for place, out_CTHW in zip(places, latent_BCTHW):
+            fed, latent_CTHW, text_LD = self._read_or_replace(bucket, batch, place)
+            out_CTHW.copy_(latent_CTHW)
+            read.append(_Read(batch.samples[place].key, fed, [tokens_LD.clone() for tokens_LD in text_LD]))
+        return read
 
-    def _read_or_replace(self, bucket: BucketIndex, batch: PlannedBatch, place: int) -> tuple[PlannedSample, ...]:
+    def _read_or_replace(self, bucket: BucketIndex, batch: PlannedBatch, place: int):
+        """(sample fed, latent, text) of a place; the tensors are good until the next read in this thread."""
         sample = batch.samples[place]
         for attempt in range(MAX_REPLACEMENTS):
             try:
-                return sample, *bucket.read(sample.row)
+                return sample, *bucket.read(sample.row, self._local.scratch)
             except DamagedSample as damage:
                 if sample.key not in self.damaged:
                     self.damaged.add(sample.key)
@@ -143,22 +157,35 @@ class LatentLoader:
                 sample = self.plan.replacement(batch.step, place, attempt)
         raise DamagedSample(f"{batch.bucket.name}: {MAX_REPLACEMENTS} samples in a row are damaged; encode it again")
 
-    def _collate(self, batch: PlannedBatch, samples: list[tuple]) -> LatentBatch:
-        first = samples[0][2]
-        latent_BCTHW = torch.empty((len(samples), *first.shape), dtype=torch.float32)
-        for row, (_, _, latent_CTHW, _) in enumerate(samples):
-            latent_BCTHW[row] = latent_CTHW
-        fed = [sample for _, sample, _, _ in samples]
+    def _collate(self, pending: _Pending, read: list[_Read]) -> LatentBatch:
+        fed = [one.fed for one in read]
+        drop = [sample.drop_text for sample in fed]
         return LatentBatch(
-            step=batch.step,
-            bucket=batch.bucket,
-            latent_BCTHW=latent_BCTHW,
-            text=[
-                pad_text([s[3][encoder] for s in samples], [sample.drop_text for sample in fed])
-                for encoder in range(len(samples[0][3]))
-            ],
+            step=pending.batch.step,
+            bucket=pending.batch.bucket,
+            latent_BCTHW=pending.latent_BCTHW,
+            text=[pad_text(of_encoder, drop) for of_encoder in zip(*(one.text_LD for one in read))],
             keys=[sample.key for sample in fed],
             seeds=[sample.seed for sample in fed],
-            places=batch.slice(self.rank, self.world_size),
-            replaced={key: sample.key for key, sample, _, _ in samples if key != sample.key},
+            places=pending.places,
+            replaced={one.planned: one.fed.key for one in read if one.planned != one.fed.key},
         )
+
+
+@dataclasses.dataclass(frozen=True)
+class _Read:
+    """What was read for one place, beside its latent: the planned key, the sample fed, its text per encoder."""
+
+    planned: str
+    fed: PlannedSample
+    text_LD: list[torch.Tensor]
+
+
+@dataclasses.dataclass(frozen=True)
+class _Pending:
+    """A batch in flight."""
+
+    batch: PlannedBatch
+    places: range
+    latent_BCTHW: torch.Tensor
+    parts: list[Future]

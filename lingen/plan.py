@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-import math
 from collections.abc import Mapping, Sequence
 from fractions import Fraction
 
@@ -152,12 +151,12 @@ class BatchPlan:
     def _rows(self, name: str, places: np.ndarray) -> list[int]:
         """Rows at some places of a bucket's endless row of passes."""
         n = len(self._buckets[name])
-        passes, offsets = places // np.uint64(n), places % np.uint64(n)
-        rows = np.empty(len(places), dtype=np.int64)
-        for number in np.unique(passes):
-            here = passes == number
-            rows[here] = permute(offsets[here], n, key=self._keys[name] ^ _integers(f"pass/{number}", 1)[0])
-        return rows.tolist()
+        passes, offsets = np.divmod(places, np.uint64(n))
+        rows = []
+        for number in range(int(passes[0]), int(passes[-1]) + 1):
+            key = self._keys[name] ^ _integers(f"pass/{number}", 1)[0]
+            rows += permute(offsets[passes == number], n, key).tolist()
+        return rows
 
     def _draws(self, step: int) -> tuple[list[int], list[bool]]:
         """Seeds and text dropout of a step's places."""
@@ -233,28 +232,30 @@ def _even(weights: Mapping[str, int]) -> _Split | _Leaf:
 
 def permute(places: np.ndarray, n: int, key: int) -> np.ndarray:
     """Where a keyed permutation of 0..n-1 sends some places. `places`: uint64, each below n."""
-    half = np.uint64(max(2, math.ceil(math.log2(max(n, 2)) / 2)))
-    mask = (np.uint64(1) << half) - np.uint64(1)
+    if n == 1:
+        return np.zeros(len(places), np.int64)
+    bits = max(6, (n - 1).bit_length())
+    low = np.uint64(bits - bits // 2)  # width of the right half; the halves change width with every (even) round
+    masks = [np.uint64((1 << bits // 2) - 1), np.uint64((1 << (bits - bits // 2)) - 1)] * (_ROUNDS // 2)
     shift, *keys = (np.uint64(k) for k in _integers(f"feistel/{key}", 1 + _ROUNDS))
     result = places.astype(np.uint64)
-    outside = np.ones(len(result), dtype=bool)
-    while outside.any():  # cycle walking: the network permutes a slightly larger square; walk on until inside
-        left, right = result[outside] >> half, result[outside] & mask
-        for k in keys:
+    walking = np.arange(len(result))
+    while len(walking):  # cycle walking: the network permutes the next power of two; walk on until below n
+        left, right = result[walking] >> low, result[walking] & masks[1]
+        for k, mask in zip(keys, masks):
             left, right = right, left ^ (_mix(right ^ k) & mask)
-        result[outside] = (left << half) | right
-        outside[outside] = result[outside] >= n
+        result[walking] = (left << low) | right
+        walking = walking[result[walking] >= n]
     # On a handful of places the network alone is not fair; a keyed rotation makes every place equally likely.
     return ((result + shift % np.uint64(n)) % np.uint64(n)).astype(np.int64)
 
 
 def _mix(x: np.ndarray) -> np.ndarray:
     """SplitMix64's output function (Steele et al. 2014): uint64 -> well-mixed uint64."""
-    with np.errstate(over="ignore"):
-        x = (x + np.uint64(0x9E3779B97F4A7C15)).astype(np.uint64)
-        x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-        x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-        return x ^ (x >> np.uint64(31))
+    x = x + np.uint64(0x9E3779B97F4A7C15)  # arrays wrap around silently
+    x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return x ^ (x >> np.uint64(31))
 
 
 def _integers(name: str, count: int) -> list[int]:

@@ -17,11 +17,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 
 from lingen import shards
 from lingen.buckets import Bucket
-from lingen.byte_ranges import ByteRanges
+from lingen.byte_ranges import ByteRanges, Scratch
 from lingen.manifest import write_atomic
 
 INDEX = "index.parquet"
@@ -60,10 +59,10 @@ def _schema(kind: str):
     import pyarrow as pa
 
     where = [("key", pa.string()), ("shard", pa.string())]
-    where += [("offset", pa.int64()), ("size", pa.int64()), ("checksum", pa.string())]
+    where += [("offset", pa.int64()), ("size", pa.int64()), ("checksum", pa.uint32())]
     if kind == "text":
         return pa.schema([*where, ("lengths", pa.list_(pa.int32()))])
-    metadata = [("metadata_offset", pa.int64()), ("metadata_size", pa.int64()), ("metadata_checksum", pa.string())]
+    metadata = [("metadata_offset", pa.int64()), ("metadata_size", pa.int64()), ("metadata_checksum", pa.uint32())]
     facts = [("clip_id", pa.string()), ("license", pa.string()), ("source", pa.string()), ("seconds", pa.float64())]
     facts += [("shape", pa.list_(pa.int32())), ("canary_psnr", pa.float64())]
     return pa.schema([*where, *metadata, *facts])
@@ -100,16 +99,19 @@ class _Column:
         self.shard = shard.indices.to_numpy()
         self.offset = table[prefix + "offset"].to_numpy()
         self.size = table[prefix + "size"].to_numpy()
-        self.checksum = table[prefix + "checksum"].combine_chunks()
+        self.checksum = table[prefix + "checksum"].to_numpy()
 
-    def read(self, files: ByteRanges, row: int, key: str) -> bytes:
+    def read(self, files: ByteRanges, row: int, into: Scratch) -> memoryview:
+        """The member's bytes, proved; good until the next read into the same scratch."""
         name, offset, size = self.names[self.shard[row]], int(self.offset[row]), int(self.size[row])
-        expected = self.checksum[row].as_py()
-        data = files.read(name, offset, size, accept=lambda d: shards.checksum(d) == expected)
-        if len(data) != size:
-            raise shards.DamagedSample(f"{name}: {key}: {len(data)} of {size} bytes at {offset}, the shard is cut off")
-        if shards.checksum(data) != expected:
-            raise shards.DamagedSample(f"{name}: {key}: checksum differs at offset {offset}")
+
+        def good(data: memoryview) -> bool:
+            return len(data) == size and shards.checksum(data) == self.checksum[row]
+
+        data = files.read(name, offset, size, into, accept=good)
+        if not good(data):
+            what = "checksum differs" if len(data) == size else f"{len(data)} of {size} bytes, the shard is cut off"
+            raise shards.DamagedSample(f"{name}: {what} at offset {offset}")
         return data
 
     def needed_bytes(self) -> dict[str, int]:
@@ -121,7 +123,7 @@ class _Column:
 
 
 class BucketIndex:
-    """One bucket's samples, in fixed order, readable by row."""
+    """One bucket's samples, in fixed order, readable by row. `latent_shape`: C,T,H,W of every one of them."""
 
     def __init__(self, bucket: Bucket, files: ByteRanges):
         self.bucket, self._files = bucket, files
@@ -133,6 +135,7 @@ class BucketIndex:
             raise ValueError(
                 f"{files.root}: {text} has other samples than {latents}; run jobs/encode.py to its end again"
             )
+        self.latent_shape = torch.Size(self.table["shape"][0].as_py())
         self._latents = _Column(self.table, latents)
         self._metadata = _Column(self.table, latents, "metadata_")
         self._text = _Column(text_table, text)
@@ -155,28 +158,29 @@ class BucketIndex:
             raise KeyError(key)
         return row
 
-    def read(self, row: int) -> tuple[torch.Tensor, list[torch.Tensor]]:
+    def read(self, row: int, scratch: tuple[Scratch, Scratch] | None = None) -> tuple[torch.Tensor, list[torch.Tensor]]:
         """Latent C,T,H,W and one L,D text embedding per encoder, in the stored dtypes.
+
+        With `scratch` (for latent and text) the tensors are views into it, good until the next read.
 
         Raises:
             DamagedSample: bytes, checksum or shape are not what the index says.
             FileNotFoundError: the shard is gone; the message names it.
         """
-        key = self.key(row)
-        latent_bytes = self._latents.read(self._files, row, key)
-        text_bytes = self._text.read(self._files, row, key)
+        latent_scratch, text_scratch = scratch or (Scratch(), Scratch())
         try:
-            latent, text = shards.unpack_latent(latent_bytes), shards.unpack_text(text_bytes)
-        except (SafetensorError, KeyError) as error:
-            raise shards.DamagedSample(f"{self.bucket.name}: {key}: {error}") from error
-        expected = self.table["shape"][row].as_py()
-        if list(latent.shape) != expected or [t.shape[-1] for t in text] != self.text_format.dims:
-            raise shards.DamagedSample(f"{self.bucket.name}: {key}: shape {list(latent.shape)}, expected {expected}")
+            latent = shards.unpack_latent(self._latents.read(self._files, row, latent_scratch))
+            text = shards.unpack_text(self._text.read(self._files, row, text_scratch))
+        except shards.DamagedSample as damage:
+            raise shards.DamagedSample(f"{self.key(row)}: {damage}") from damage
+        if latent.shape != self.latent_shape or [t.shape[-1] for t in text] != self.text_format.dims:
+            shapes = [list(latent.shape), *(list(t.shape) for t in text)]
+            raise shards.DamagedSample(f"{self.key(row)}: shapes {shapes} in bucket {self.bucket.name}")
         return latent, text
 
     def metadata(self, row: int) -> dict[str, Any]:
         """The json member: caption, licence, provenance."""
-        return shards.unpack_metadata(self._metadata.read(self._files, row, self.key(row)))
+        return shards.unpack_metadata(self._metadata.read(self._files, row, Scratch()))
 
     def check_files(self) -> None:
         """FileNotFoundError naming the first shard that is missing or too short to hold what the index says."""

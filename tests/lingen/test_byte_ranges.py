@@ -3,7 +3,7 @@ import threading
 import fsspec
 import pytest
 
-from lingen.byte_ranges import ByteRanges
+from lingen.byte_ranges import ByteRanges, Scratch
 from lingen.shard_index import ShardIndex
 
 
@@ -21,22 +21,22 @@ def test_remote_ranges_are_cached_and_the_cache_is_bounded(remote, tmp_path):
     expected = bytes(range(256)) * 40
     for _ in range(3):
         for offset in range(0, 4000, 100):
-            assert files.read("a/0.tar", offset, 100) == expected[offset : offset + 100]
+            assert files.read("a/0.tar", offset, 100, Scratch()) == expected[offset : offset + 100]
             assert sum(p.stat().st_size for p in tmp_path.rglob("*") if p.is_file()) <= 1000
     remote.rm("/bucket/a/0.tar")
-    assert files.read("a/0.tar", 3900, 100) == expected[3900:4000]  # still cached
+    assert files.read("a/0.tar", 3900, 100, Scratch()) == expected[3900:4000]  # still cached
     with pytest.raises(FileNotFoundError, match=r"a/0.tar is missing"):
-        files.read("a/0.tar", 0, 100)
+        files.read("a/0.tar", 0, 100, Scratch())
     again = ByteRanges.open("memory://bucket", tmp_path, cache_gb=1000e-9)
-    assert again.read("a/0.tar", 3900, 100) == expected[3900:4000]  # found again after a restart
+    assert again.read("a/0.tar", 3900, 100, Scratch()) == expected[3900:4000]  # found again after a restart
 
 
 def test_a_spoilt_cache_entry_is_fetched_again(remote, tmp_path):
     files = ByteRanges.open("memory://bucket", tmp_path)
-    good = files.read("a/0.tar", 0, 64)
+    good = bytes(files.read("a/0.tar", 0, 64, Scratch()))
     (entry,) = (p for p in tmp_path.rglob("*") if p.is_file())
     entry.write_bytes(b"x" * 64)
-    assert files.read("a/0.tar", 0, 64, accept=lambda data: data == good) == good
+    assert files.read("a/0.tar", 0, 64, Scratch(), accept=lambda data: data == good) == good
     assert entry.read_bytes() == good
 
 
@@ -62,9 +62,10 @@ def test_many_threads_share_few_descriptors(tmp_path, monkeypatch):
     wrong = []
 
     def read(offset):
+        scratch = Scratch()
         for turn in range(400):
             name = (turn * 7 + offset) % 8
-            if files.read(str(name), offset, 10) != bytes([name]) * 10:
+            if files.read(str(name), offset, 10, scratch) != bytes([name]) * 10:
                 wrong.append(name)
 
     threads = [threading.Thread(target=read, args=(i,)) for i in range(4)]

@@ -122,13 +122,25 @@ def test_permute_reaches_far_sizes():
 
 @pytest.mark.parametrize("n", [2, 3, 5, 8, 13])
 def test_permutations_of_few_places_are_fair(n):
-    """Chi-square of where each place goes over 2000 keys, against its 99.99% bound."""
+    """Chi-square of where each place goes over 1000 keys, against its 99.99% bound."""
     counts = np.zeros((n, n))
-    for key in range(2000):
+    for key in range(1000):
         counts[np.arange(n), permute(np.arange(n, dtype=np.uint64), n, key)] += 1
-    chi2 = ((counts - 2000 / n) ** 2 / (2000 / n)).sum()
+    chi2 = ((counts - 1000 / n) ** 2 / (1000 / n)).sum()
     freedom = (n - 1) ** 2
     assert chi2 < freedom + 4.5 * np.sqrt(2 * freedom) + 12
+
+
+def test_all_orders_of_four_are_equally_likely():
+    counts = Counter(tuple(permute(np.arange(4, dtype=np.uint64), 4, key)) for key in range(1200))
+    assert len(counts) == 24
+    assert sum((n - 50) ** 2 / 50 for n in counts.values()) < 60  # chi-square, 23 degrees of freedom
+
+
+def test_neighbours_do_not_stay_neighbours():
+    orders = [permute(np.arange(1000, dtype=np.uint64), 1000, key) for key in range(200)]
+    assert 0.75 < np.mean([(np.diff(order) == 1).sum() for order in orders]) < 1.25  # 1 in a fair shuffle
+    assert abs(np.mean([np.corrcoef(order[:-1], order[1:])[0, 1] for order in orders])) < 0.01
 
 
 def test_seeds_differ_and_drops_follow_the_probability():
@@ -204,7 +216,7 @@ def test_the_order_is_what_it_was():
 GOLDEN = [
     ("video_48x80_17f", [5, 0, 6]),
     ("video_48x80_17f", [1, 12, 3]),
-    ("image_64x64", [3, 6, 1]),
-    ("video_64x64_17f", [3, 0, 3]),
+    ("image_64x64", [5, 0, 1]),
+    ("video_64x64_17f", [3, 1, 3]),
 ]
 GOLDEN_SEEDS = [6013097663848295540, 8742054977685037751, 5922324315892052250]

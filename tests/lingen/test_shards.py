@@ -17,6 +17,8 @@ from lingen.shards import (
     pack_latent,
     pack_text,
     sample_key,
+    unpack_latent,
+    unpack_text,
 )
 
 COUNTS = {"image_64x64": 5, "video_48x80_17f": 9}
@@ -84,7 +86,7 @@ def test_any_flipped_byte_of_a_member_is_caught(make_shards, tree):
         data[row["offset"] + at] ^= 1
         path.write_bytes(data)
         bucket = ShardIndex.open(folder).buckets["video_48x80_17f"]
-        with pytest.raises(DamagedSample, match=f"{tree}/video_48x80_17f/000001.tar: {row['key']}: checksum"):
+        with pytest.raises(DamagedSample, match=f"{row['key']}: {tree}/video_48x80_17f/000001.tar: checksum"):
             bucket.read(6)
         bucket.read(5)
         data[row["offset"] + at] ^= 1
@@ -134,6 +136,42 @@ def test_a_failed_writer_leaves_nothing(tmp_path):
     with pytest.raises(RuntimeError, match="killed"):
         write()
     assert list((tmp_path / "s").iterdir()) == []
+
+
+def test_our_reader_of_safetensors_agrees_with_the_library(make_shards):
+    folder = make_shards({"video_48x80_17f": 2}, dtype="bfloat16")
+    for key, kind, data in list_shard(folder / "text/video_48x80_17f/000000.tar"):
+        expected = load(data)
+        assert key
+        assert kind == "text.safetensors"
+        assert [torch.equal(t, expected[str(i)]) for i, t in enumerate(unpack_text(data))] == [True, True]
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"",
+        b"\xff" * 64,
+        (2).to_bytes(8, "little") + b"[]",
+        (2).to_bytes(8, "little") + b"{}",
+        *(
+            len(h := json.dumps({"latent": about}).encode()).to_bytes(8, "little") + h + b"12345678"
+            for about in (
+                {"dtype": "F32", "shape": [2], "data_offsets": [0, 9]},
+                {"dtype": "F32", "shape": [3], "data_offsets": [0, 12]},
+                {"dtype": "F32", "shape": [-2], "data_offsets": [0, 8]},
+                {"dtype": "F32", "shape": [2], "data_offsets": [-8, 0]},
+                {"dtype": "I64", "shape": [1], "data_offsets": [0, 8]},
+                {"dtype": "F32", "shape": "2", "data_offsets": [0, 8]},
+                {"shape": [2]},
+                7,
+            )
+        ),
+    ],
+)
+def test_hostile_members_are_damage(data):
+    with pytest.raises(DamagedSample):
+        unpack_latent(data)
 
 
 def test_values_that_do_not_fit_the_dtype_are_refused():
