@@ -34,7 +34,9 @@ def main(
     """
     quiet_libraries()
     try:
-        job(parse(config_class, defaults=defaults(sys.argv[1:]) if defaults else {}))
+        config = parse(config_class, defaults=defaults(sys.argv[1:]) if defaults else {})
+        _check_output(config)
+        job(config)
     except ValueError as error:
         if not _raised_by_us(error):
             raise  # a bug or a library's complaint: the traceback is worth more than one line
@@ -74,6 +76,14 @@ def fail(message: str) -> None:
     """One line on stderr, exit 2."""
     print("error: " + " ".join(message.split()), file=sys.stderr)
     sys.exit(BAD_CONFIGURATION)
+
+
+def _check_output(config) -> None:
+    """A submitted job runs in Ray's temporary copy of the working directory: what it wrote there would be lost."""
+    output = getattr(config, "output", None)
+    in_copy = any(part.startswith("_ray_pkg_") for part in Path.cwd().parts)
+    if in_copy and output is not None and "://" not in str(output) and not Path(output).is_absolute():
+        raise ValueError(f"--output: {output} would be lost in Ray's temporary copy; give an absolute path")
 
 
 def _with_defaults(config_class, defaults: dict):

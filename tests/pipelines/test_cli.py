@@ -54,6 +54,25 @@ def test_done_and_preempted_codes(monkeypatch, capsys):
     assert run(monkeypatch, capsys, "--input", "x", job=preempted)[0] == 75
 
 
+def test_a_submitted_job_may_not_write_into_rays_copy(monkeypatch, capsys, tmp_path):
+    @dataclasses.dataclass(frozen=True, kw_only=True)
+    class Job:
+        """A job."""
+
+        output: str
+        """where it goes"""
+
+    copy = tmp_path / "_ray_pkg_0123456789abcdef"
+    copy.mkdir()
+    monkeypatch.chdir(copy)
+    for output, code in (("out", 2), (str(tmp_path / "out"), 0), ("s3://bucket/out", 0)):
+        monkeypatch.setattr("sys.argv", ["job", "--output", output])
+        with pytest.raises(SystemExit) as stop:
+            cli.main(Job, lambda config: None)
+        assert stop.value.code == code, output
+    assert "give an absolute path" in capsys.readouterr().err
+
+
 def test_table_aligns():
     assert cli.table([["kept", 3], ["dropped", 12]], header=["verdict", "clips"]).splitlines() == [
         "verdict  clips",
