@@ -15,12 +15,12 @@ import cv2
 import numpy as np
 import pyarrow as pa
 
-from data_prep import motion, shots, technical
-from data_prep.frames import decode, picture, read_image
+from data_prep import motion, shots, technical, text_area
+from data_prep.frames import decode, picture, read_image, turn
 from data_prep.planes import grey, planes
 from data_prep.probe import MediaError, Probe, probe
 
-VERSION = 3
+VERSION = 4
 """Raise when a measurement changes its meaning: stored rows of older versions are then measured anew."""
 MOST_STILLS = 2000
 PROBED = (
@@ -91,6 +91,7 @@ SCHEMA = pa.schema(
         ("exposure", _floats),
         ("brightness", _floats),
         ("technical", _floats),
+        ("text_area", _floats),
         ("phash", pa.list_(pa.uint64())),
     ]
 )
@@ -110,7 +111,10 @@ def examine(path: str, config: ExamineConfig, threads: int = 1) -> tuple[dict, l
         raise MediaError("too_long", f"{known.duration_s:.0f} s, over {config.max_duration_s:.0f} s")
     signals = _Signals(known, config)
     if known.media_type == "image":
-        signals.still(0.0, read_image(path, _still_size(known)))
+        large = read_image(path, _size(known, text_area.SHORT_SIDE))
+        height, width = _size(known, technical.SHORT_SIDE)
+        small = cv2.resize(large, (width, height), interpolation=cv2.INTER_AREA)
+        signals.still(0.0, small, cv2.cvtColor(large, cv2.COLOR_RGB2GRAY))
         signals.frames = 1
     else:
         with closing(decode(path, known, threads=threads, on_damage=signals.damage)) as frames:
@@ -148,7 +152,7 @@ class _Signals:
         self.next_sample_s, self.next_still_s = 0.0, min(self.still_step / 2, known.duration_s / 2)
         self.samples: dict[str, list] = {name: [] for name in SCHEMA.names if name.startswith("sample_")}
         self.motions: list[motion.Motion] = []
-        self.still_s, self.technicals, self.hashes, self.jpegs = [], [], [], []
+        self.still_s, self.technicals, self.text_areas, self.hashes, self.jpegs = [], [], [], [], []
         self.brightest = None
 
     def frame(self, seconds: float, frame) -> None:
@@ -168,7 +172,10 @@ class _Signals:
             self.next_still_s = min(self.next_still_s, seconds + 0.3)
         if seconds >= self.next_still_s - 1e-3:
             self.next_still_s = seconds + self.still_step
-            self.still(seconds, picture(frame, self.known, _still_size(self.known), scaler="AREA"))
+            rgb = picture(frame, self.known, _size(self.known, technical.SHORT_SIDE), scaler="AREA")
+            height, width = _size(self.known, text_area.SHORT_SIDE)
+            stored = (height, width) if self.known.orientation[0] else (width, height)
+            self.still(seconds, rgb, turn(grey(frame, parts[0], stored), self.known.orientation))
             self._spend("stills", clock)
 
     def _spend(self, stage: str, since: float) -> float:
@@ -192,8 +199,10 @@ class _Signals:
             self.samples[name].append(value)
         self.brightest = small if self.brightest is None else np.maximum(self.brightest, small)
 
-    def still(self, seconds: float, rgb: np.ndarray) -> None:
+    def still(self, seconds: float, rgb: np.ndarray, large: np.ndarray) -> None:
+        """rgb: upright (H, W, 3), kept as JPEG; large: grey (H, W), for lettering."""
         self.still_s.append(seconds)
+        self.text_areas.append(text_area.text_area(np.ascontiguousarray(large)))
         self.technicals.append(technical.measure(rgb))
         self.hashes.append(perceptual_hash(rgb))
         ok, data = cv2.imencode(".jpg", cv2.cvtColor(rgb, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, 85])
@@ -222,12 +231,14 @@ class _Signals:
             "still_s": self.still_s,
             **{name: [getattr(t, name) for t in self.technicals] for name in names},
             "technical": [t.score for t in self.technicals],
+            "text_area": self.text_areas,
             "phash": self.hashes,
         }
 
 
-def _still_size(known: Probe) -> tuple[int, int]:
-    scale = min(1.0, technical.SHORT_SIDE / min(known.height, known.width))
+def _size(known: Probe, short_side: int) -> tuple[int, int]:
+    """(height, width) as shown, made smaller where the short side is longer than this."""
+    scale = min(1.0, short_side / min(known.height, known.width))
     return max(1, round(known.height * scale)), max(1, round(known.width * scale))
 
 
@@ -244,8 +255,6 @@ def black_bars(brightest: np.ndarray, orientation: tuple[int, int, int, int], le
 
     brightest: uint8 (h, w), each pixel's maximum over time, as stored.
     """
-    from data_prep.frames import turn
-
     shown = turn(brightest, orientation)
     lit_rows = np.percentile(shown, 98, axis=1) > level
     lit_columns = np.percentile(shown, 98, axis=0) > level

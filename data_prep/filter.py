@@ -38,6 +38,8 @@ class FilterConfig:
     """Median change of the camera's speed from sample to sample, percent of the diagonal per second."""
     min_technical: Threshold = 3.0
     """Sharpness, contrast, exposure and colour, 0 to 10. Says nothing of beauty."""
+    max_text_area: Threshold = 0.07
+    """Share of the picture under lettering: subtitles, titles, screens."""
     min_aesthetic: Threshold = None
     """LAION aesthetic score, about 1 to 10 (4.5 is usual); needs --aesthetic.head."""
 
@@ -61,6 +63,7 @@ REASONS = {
     "min_scene_motion": "only_camera_moves",
     "max_jitter": "jittery",
     "min_technical": "technical",
+    "max_text_area": "text",
     "min_aesthetic": "aesthetic",
 }
 SCORE_OF = {rule: rule.split("_", 1)[1] for rule in REASONS} | {"min_side": "short_side"}

@@ -17,7 +17,7 @@ VIDEO_SCORES = (
     "frozen",
     "bars",
 )
-STILL_SCORES = ("technical", "sharpness", "contrast", "colourfulness", "exposure", "brightness")
+STILL_SCORES = ("technical", "sharpness", "contrast", "colourfulness", "exposure", "brightness", "text_area")
 SCORES = ("seconds", "short_side", "damaged", *VIDEO_SCORES, *STILL_SCORES, "aesthetic")
 BLACK_LEVEL = 24.0
 FROZEN_CHANGE = 0.05

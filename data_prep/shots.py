@@ -11,6 +11,7 @@ S: samples of a signature; B: histogram bins.
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Iterable
 from typing import NamedTuple
 
@@ -96,19 +97,26 @@ def cuts(found: Iterable[Candidate], config: ShotConfig) -> list[float]:
 
 def signature(planes: list[np.ndarray]) -> np.ndarray:
     """int16 (S,): samples of the luma plane and, where there are any, of the chroma planes."""
-    parts = []
-    for plane in planes:
-        rows = np.linspace(0, plane.shape[0] - 1, GRID[0]).astype(np.intp)
-        columns = np.linspace(0, plane.shape[1] - 1, GRID[1]).astype(np.intp)
-        parts.append(plane[rows[:, None], columns].ravel())
+    parts = [plane[_grid(plane.shape)].ravel() for plane in planes]
     return np.concatenate(parts).astype(np.int16)
+
+
+@functools.lru_cache(maxsize=16)
+def _grid(shape: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
+    rows, columns = (np.linspace(0, n - 1, k).astype(np.intp) for n, k in zip(shape, GRID))
+    return rows[:, None], columns
+
+
+@functools.lru_cache(maxsize=4)
+def _bins(count: int) -> np.ndarray:
+    """First bin of each sample's plane and half of the picture."""
+    return 32 * (np.arange(count) // (GRID[0] * GRID[1] // 2))
 
 
 def histogram(samples: np.ndarray) -> np.ndarray:
     """float (B,): counts per plane and half of the picture, 32 levels each, softened over neighbouring levels."""
-    per_half = GRID[0] * GRID[1] // 2
-    which = np.arange(len(samples)) // per_half  # plane and half
-    counts = np.bincount((samples >> 3) + 32 * which, minlength=32 * (which[-1] + 1))
+    bins = _bins(len(samples))
+    counts = np.bincount((samples >> 3) + bins, minlength=int(bins[-1]) + 32)
     return np.convolve(counts, (0.25, 0.5, 0.25), "same")
 
 
