@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import logging
+import os
 import time
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from lingen.progress import Progress
 from lingen.tae import load_tae, save_tae
 from lingen.tae_training import TAEFitConfig, TAEHooks, fit_tae
 from pipelines.ray_train import TRACKING, WorkerConfig, prepare_worker, run_workers
-from pipelines.tracking import Run, flatten, git_state
+from pipelines.tracking import Run, experiment_name, flatten, git_state
 
 log = logging.getLogger(__name__)
 
@@ -38,8 +39,6 @@ class TrainTAEConfig:
     """how the TAE is trained"""
     workers: WorkerConfig = dataclasses.field(default_factory=WorkerConfig)
     """the training workers"""
-    experiment: str = "lingen-tae"
-    """MLflow experiment"""
     mlflow: str | None = None
     """MLflow tracking URI; default: MLFLOW_TRACKING_URI, else mlflow.db beside the output folder"""
     overwrite: bool = False
@@ -74,11 +73,12 @@ def train_tae(config: TrainTAEConfig) -> dict[str, Any]:
         "config": config,
         "windows": windows,
         "run": {
-            "experiment": config.experiment,
+            "experiment": experiment_name("lingen-tae"),
             "name": config.fit.preset,
             "uri": config.mlflow,
             "params": flatten(content | {"windows": len(windows), "held_out": sum(w.held_out for w in windows)}),
             "tags": {"stage": "train_tae", **git_state()},
+            "parent": os.environ.get("LINGEN_PARENT_RUN"),
         },
     }
     run_workers(_worker, plan, config.workers, folder, Progress(config.fit.preset, config.fit.steps, unit="steps"))

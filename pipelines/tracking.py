@@ -35,11 +35,16 @@ def store_beside(output: str | Path) -> str:
     return f"sqlite:///{Path(output).resolve().parent / 'mlflow.db'}"
 
 
+def experiment_name(default: str) -> str:
+    """MLFLOW_EXPERIMENT_NAME, as in MLflow itself; the workflow sets it, so that a recipe's runs stand together."""
+    return os.environ.get("MLFLOW_EXPERIMENT_NAME") or default
+
+
 class Run:
     """One MLflow run tied to a folder.
 
     Args: folder, where run.json (the run id, what was sent) and metrics.jsonl live; experiment, name; uri of the store;
-    params and tags, sent once; parent, run id of the parent run.
+    params and tags, sent once; parent, run id of the parent run (default: LINGEN_PARENT_RUN, set by the workflow).
     """
 
     def __init__(
@@ -57,6 +62,7 @@ class Run:
         self.uri = uri or store_beside(folder)
         self.experiment, self.name = experiment, name
         self._params = {k: str(v)[:PARAM_LENGTH] for k, v in (params or {}).items()}
+        parent = parent or os.environ.get("LINGEN_PARENT_RUN")
         self._tags = dict(tags or {}) | ({"mlflow.parentRunId": parent} if parent else {})
         self._state_path, self._lines_path = self.folder / "run.json", self.folder / "metrics.jsonl"
         self._state = read_json(self._state_path) if self._state_path.is_file() else {"run_id": None, "sent": 0}
@@ -261,7 +267,14 @@ def log_outcome(
     folder = Path(output) / "tracking"
     if (folder / "metrics.jsonl").is_file() and read_json(folder / "run.json")["sent"]:
         return
-    run = Run(folder, experiment, Path(output).name, uri=store_beside(output), params=params, tags=git_state())
+    run = Run(
+        folder,
+        experiment_name(experiment),
+        Path(output).name,
+        uri=store_beside(output),
+        params=params,
+        tags=git_state(),
+    )
     run.metrics(0, metrics)
     for path in artifacts:
         run.artifact(path)

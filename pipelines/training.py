@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+import os
 import time
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,7 @@ from lingen.training import EMA, FitConfig, Hooks, fit
 from lingen.video import to_uint8
 from pipelines.ray_train import TRACKING, WorkerConfig, prepare_worker, run_workers
 from pipelines.recipes import Recipe, TrainStage, find_stage
-from pipelines.tracking import Run, flatten, git_state
+from pipelines.tracking import Run, experiment_name, flatten, git_state
 
 log = logging.getLogger(__name__)
 
@@ -52,8 +53,6 @@ class TrainConfig:
     """the training workers"""
     mlflow: str | None = None
     """MLflow tracking URI; default: MLFLOW_TRACKING_URI, else mlflow.db beside the output folder"""
-    parent_run: str | None = None
-    """MLflow run that this stage belongs under"""
     overwrite: bool = False
     """replace an output folder made with other settings"""
 
@@ -95,12 +94,12 @@ def train(config: TrainConfig) -> dict[str, Any]:
         "about": about,
         "tae": str(tae.resolve()),
         "run": {
-            "experiment": f"lingen-{recipe.name}",
+            "experiment": experiment_name(f"lingen-{recipe.name}"),
             "name": stage.name,
             "uri": config.mlflow,
             "params": _params(config, recipe, stage, architecture, shards),
             "tags": {"stage": stage.name, "recipe": recipe.name, **git_state()},
-            "parent": config.parent_run,
+            "parent": os.environ.get("LINGEN_PARENT_RUN"),
         },
     }
     run_workers(_worker, plan, config.workers, folder, Progress(stage.name, config.fit.steps, unit="steps"))

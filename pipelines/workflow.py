@@ -7,6 +7,7 @@ touch the next, and each can be run by hand with the command that is printed.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import os
 import shlex
@@ -18,7 +19,7 @@ from pathlib import Path
 from lingen.manifest import MANIFEST, digest, read_json, read_manifest, write_json
 from lingen.progress import clock
 from pipelines.recipes import RECIPES, Recipe
-from pipelines.tracking import store_beside
+from pipelines.tracking import Run, store_beside, tracked
 
 ROOT = Path(__file__).parents[1]
 STATE = "pipeline.json"
@@ -104,7 +105,7 @@ class Workflow:
             raise ValueError(f"--clips: {clips} does not exist; name a folder of clips or a manifest")
         if output.exists() and not output.is_dir():
             raise ValueError(f"--output: {output} is a file; name a folder")
-        self.output, self.clips = output, clips
+        self.recipe, self.output, self.clips = recipe, output, clips
         self.steps = steps_of(RECIPES[recipe], output, clips)
         path = output / STATE
         self._keys: dict[str, str] = read_json(path) if path.is_file() else {}
@@ -122,7 +123,22 @@ class Workflow:
         Raises:
             StepFailed: a job failed; those before it are kept, and the same call goes on with it.
         """
-        outcomes = []
+        outcomes: list[Outcome] = []
+        with contextlib.ExitStack() as stack:
+            run = None
+            if any(self.state(step) != "done" for step in self.steps):
+                # One parent run a workflow folder: the jobs' runs hang under it.
+                store = store_beside(self.output / "tracking")
+                run = stack.enter_context(tracked(self.output / "tracking", self.experiment, "workflow", uri=store))
+                run.wait_for_id()
+            self._run_steps(outcomes, run)
+        return outcomes
+
+    @property
+    def experiment(self) -> str:
+        return f"lingen-{self.recipe}"
+
+    def _run_steps(self, outcomes: list[Outcome], run: Run | None) -> None:
         for number, step in enumerate(self.steps, 1):
             title = f"[{number}/{len(self.steps)}] {step.name}"
             if self.state(step) == "done":
@@ -131,18 +147,21 @@ class Workflow:
                 continue
             print(f"\n{title}\n  {shlex.join(step.command)}", flush=True)
             started = time.monotonic()
-            self._run_job(step)
+            self._run_job(step, run)
             self._keys[step.name] = self._key(step)
             write_json(self.output / STATE, self._keys)
             outcomes.append(Outcome(step, "done", time.monotonic() - started))
             print(f"  {step.name} took {clock(outcomes[-1].seconds)}", flush=True)
-        return outcomes
+            if step.output.suffix:
+                run.artifact(step.output)
 
-    def _run_job(self, step: Step) -> None:
+    def _run_job(self, step: Step, run: Run) -> None:
         job = [sys.executable, str(ROOT / "jobs" / f"{step.job}.py"), *step.flags]
         if not step.output.suffix and step.job != "demo_clips":
             job.append("--overwrite")  # what other flags left here is replaced; what these flags began is resumed
-        environment = os.environ | {"MLFLOW_TRACKING_URI": store_beside(self.output / "curated")}
+        environment = os.environ | {"MLFLOW_TRACKING_URI": run.uri, "MLFLOW_EXPERIMENT_NAME": self.experiment}
+        if run.run_id:
+            environment["LINGEN_PARENT_RUN"] = run.run_id
         process = subprocess.Popen(job, env=environment)
         try:
             code = process.wait()
