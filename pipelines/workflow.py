@@ -160,6 +160,7 @@ class Workflow:
         if not step.output.suffix and step.job != "demo_clips":
             job.append("--overwrite")  # what other flags left here is replaced; what these flags began is resumed
         environment = os.environ | {"MLFLOW_TRACKING_URI": run.uri, "MLFLOW_EXPERIMENT_NAME": self.experiment}
+        environment.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # data_prep/cluster.py says why
         if run.run_id:
             environment["LINGEN_PARENT_RUN"] = run.run_id
         process = subprocess.Popen(job, env=environment)
