@@ -44,6 +44,12 @@ def to_uint8(video_CTHW) -> np.ndarray:
     return ((video_CTHW.clamp(-1, 1) + 1) * 127.5).round().byte().permute(1, 2, 3, 0).cpu().numpy()
 
 
+def enlarge(frames_THW3: np.ndarray, short_side: int = 192) -> np.ndarray:
+    """Small frames by whole pixels, so that a person sees them; frames that are large enough as they are."""
+    factor = short_side // min(frames_THW3.shape[1:3])
+    return frames_THW3.repeat(factor, axis=1).repeat(factor, axis=2) if factor > 1 else frames_THW3
+
+
 def frame_grid(videos: list[np.ndarray], columns: int = 8, gap: int = 2) -> np.ndarray:
     """A still picture of several videos: one row per video, `columns` frames evenly spaced in time.
 

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from lingen.manifest import read_json, write_json
-from lingen.video import frame_grid, write_mp4
+from lingen.video import enlarge, frame_grid, write_mp4
 
 log = logging.getLogger(__name__)
 
@@ -103,10 +103,11 @@ class Run:
         self._wake.set()
 
     def video(self, name: str, step: int, frames: list[np.ndarray], fps: float) -> None:
-        """Videos (uint8 (T, H, W, 3)) as playable mp4 files and one still grid."""
+        """Videos (uint8 (T, H, W, 3)) as playable mp4 files and one still grid; small ones are enlarged to be seen."""
         from PIL import Image
 
         folder = self.folder / "samples"
+        frames = [enlarge(video) for video in frames]
         for i, video in enumerate(frames):
             self.artifact(write_mp4(folder / f"{name}_{step:08d}_{i}.mp4", video, fps), "samples")
         grid = folder / f"{name}_{step:08d}.png"

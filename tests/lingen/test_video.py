@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from lingen.video import frame_grid, to_uint8, write_mp4
+from lingen.video import enlarge, frame_grid, to_uint8, write_mp4
 
 
 def moving_bar(frames=12, height=48, width=80):
@@ -44,6 +44,14 @@ def test_odd_sizes_lose_a_row_not_the_video(tmp_path):
 def test_to_uint8_covers_the_range_and_clips():
     video = torch.tensor([-2.0, -1.0, 0.0, 1.0, 2.0]).view(1, 5, 1, 1).expand(3, 5, 1, 1)
     assert to_uint8(video)[:, 0, 0, 0].tolist() == [0, 0, 128, 255, 255]
+
+
+def test_small_frames_are_enlarged_by_whole_pixels():
+    video = moving_bar(2, 48, 80)
+    large = enlarge(video, short_side=150)
+    assert large.shape == (2, 144, 240, 3)
+    assert (large[:, ::3, ::3] == video).all()
+    assert enlarge(large, short_side=150) is large
 
 
 def test_grid_shows_first_and_last_frame():
