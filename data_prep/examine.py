@@ -20,7 +20,7 @@ from data_prep.frames import decode, picture, read_image, turn
 from data_prep.planes import grey, planes
 from data_prep.probe import MediaError, Probe, probe
 
-VERSION = 4
+VERSION = 5
 """Raise when a measurement changes its meaning: stored rows of older versions are then measured anew."""
 MOST_STILLS = 2000
 PROBED = (
@@ -32,7 +32,7 @@ PROBED = (
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ExamineConfig:
     sample_fps: float = 4.0
-    """Samples per second for motion, black and frozen pictures."""
+    """Samples per second for black and frozen pictures; motion is measured between every second pair of them."""
     still_every_s: float = 2.0
     """Seconds between the small pictures kept for technical quality, aesthetics and the report."""
     max_duration_s: float = 4 * 3600.0
@@ -148,6 +148,7 @@ class _Signals:
         self.frames = self.corrupt = 0
         self.spent = dict.fromkeys(("shots", "motion", "stills"), 0.0)
         self.cuts = shots.CutFinder()
+        self.change = 0.0
         self.before_grey = None
         self.next_sample_s, self.next_still_s = 0.0, min(self.still_step / 2, known.duration_s / 2)
         self.samples: dict[str, list] = {name: [] for name in SCHEMA.names if name.startswith("sample_")}
@@ -168,8 +169,9 @@ class _Signals:
             self._sample(seconds, grey(frame, parts[0], self.grey_size))
             clock = self._spend("motion", clock)
         # A shot's first still comes soon after its cut, so that short shots have one too.
-        if change > 3 * shots.FLOOR:
+        if change > max(3 * shots.FLOOR, 2.5 * self.change):
             self.next_still_s = min(self.next_still_s, seconds + 0.3)
+        self.change = change
         if seconds >= self.next_still_s - 1e-3:
             self.next_still_s = seconds + self.still_step
             rgb = picture(frame, self.known, _size(self.known, technical.SHORT_SIDE), scaler="AREA")
@@ -188,10 +190,13 @@ class _Signals:
 
     def _sample(self, seconds: float, small: np.ndarray) -> None:
         low, high = np.percentile(small[::2, ::2], (5, 95))
-        diff, moved = 0.0, motion.NONE
+        diff, moved = 0.0, motion.UNKNOWN
         if self.before_grey is not None:
             diff = float(cv2.absdiff(small, self.before_grey).mean())
-            if diff > 0:
+            # Flow is dear: between every second pair of neighbours, and the first, so that short clips have one too.
+            if len(self.motions) % 2:
+                moved = motion.NONE
+            if diff > 0 and len(self.motions) % 2:
                 moved = motion.measure(self.before_grey, small, seconds - self.samples["sample_s"][-1])
         self.before_grey = small
         self.motions.append(moved)
@@ -202,9 +207,13 @@ class _Signals:
     def still(self, seconds: float, rgb: np.ndarray, large: np.ndarray) -> None:
         """rgb: upright (H, W, 3), kept as JPEG; large: grey (H, W), for lettering."""
         self.still_s.append(seconds)
-        self.text_areas.append(text_area.text_area(np.ascontiguousarray(large)))
+        looks = perceptual_hash(rgb)
+        # The same picture as before has the same lettering, and looking for it is dear.
+        same = bool(self.hashes) and (looks ^ self.hashes[-1]).bit_count() <= 2
+        area = self.text_areas[-1] if same else text_area.text_area(np.ascontiguousarray(large))
+        self.text_areas.append(area)
         self.technicals.append(technical.measure(rgb))
-        self.hashes.append(perceptual_hash(rgb))
+        self.hashes.append(looks)
         ok, data = cv2.imencode(".jpg", cv2.cvtColor(rgb, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, 85])
         self.jpegs.append(data.tobytes() if ok else b"")
 

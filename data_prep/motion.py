@@ -47,6 +47,7 @@ def small_size(height: float, width: float) -> tuple[int, int]:
 
 
 NONE = Motion(0.0, 0.0, 0.0, 0.0, 0.0, 0.0)
+UNKNOWN = Motion(*(float("nan"),) * 6)
 
 
 def measure(before: np.ndarray, after: np.ndarray, seconds: float) -> Motion:
@@ -64,8 +65,12 @@ def measure(before: np.ndarray, after: np.ndarray, seconds: float) -> Motion:
         model, _ = cv2.estimateAffinePartial2D(
             at, at + moved, method=cv2.RANSAC, ransacReprojThreshold=0.5, maxIters=200, confidence=0.99
         )
-    if not _explains(before, after, model):
-        model = FIXED
+    undone, inside = before, None  # None: everywhere
+    if model is not None and np.isfinite(model).all() and abs(np.linalg.det(model[:, :2])) > 0.1:
+        undone, inside = _undo(before, model)
+    # A move that does not bring the frames nearer was not the camera's: an object's motion was fitted.
+    if inside is None or not _nearer(before, after, undone, inside):
+        model, undone, inside = FIXED, before, None
     camera = everywhere @ (model[:, :2] - np.eye(2)).T + model[:, 2]
     camera_px = np.hypot(*camera.T)
     objects = np.maximum(np.hypot(*(moved - camera[seen]).T) - NOISE_PX - LEAK * camera_px[seen], 0)
@@ -76,7 +81,7 @@ def measure(before: np.ndarray, after: np.ndarray, seconds: float) -> Motion:
         total=float(total_px.mean() * unit),
         camera=float(camera_px.mean() * unit),
         object=float(objects.sum() / len(everywhere) * unit),
-        moving=_changed(before, after, model),
+        moving=_changed(after, undone, inside),
         camera_x=float(model[0, 2] * unit),
         camera_y=float(model[1, 2] * unit),
     )
@@ -85,14 +90,9 @@ def measure(before: np.ndarray, after: np.ndarray, seconds: float) -> Motion:
 FIXED = np.float64([[1, 0, 0], [0, 1, 0]])
 
 
-def _explains(before: np.ndarray, after: np.ndarray, model: np.ndarray | None) -> bool:
-    """Whether undoing this camera move brings the frames nearer; else it was an object's motion that was fitted."""
-    if model is None or not np.isfinite(model).all() or abs(np.linalg.det(model[:, :2])) < 0.1:
-        return False
-    undone, inside = _undo(before, model)
-    if not inside.any():
-        return False
-    return cv2.absdiff(after, undone)[inside].mean() < cv2.absdiff(after, before)[inside].mean()
+def _nearer(before: np.ndarray, after: np.ndarray, undone: np.ndarray, inside: np.ndarray) -> bool:
+    """Whether undoing a camera move brings the frames nearer to each other, where both see the same place."""
+    return bool(inside.any()) and cv2.absdiff(after, undone)[inside].mean() < cv2.absdiff(after, before)[inside].mean()
 
 
 def _undo(before: np.ndarray, model: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -105,14 +105,14 @@ def _undo(before: np.ndarray, model: np.ndarray) -> tuple[np.ndarray, np.ndarray
     return undone, inside
 
 
-def _changed(before: np.ndarray, after: np.ndarray, model: np.ndarray) -> float:
+def _changed(after: np.ndarray, undone: np.ndarray, inside: np.ndarray | None) -> float:
     """Share of pixels of `after` that the camera's move does not explain, where both frames see the same place."""
-    undone, inside = _undo(before, model)
     # Against the range of the neighbours: half a pixel of misfit on an edge is no change.
     near = np.ones((3, 3), np.uint8)
     above = after > cv2.add(cv2.dilate(undone, near), LEVELS)
     below = after < cv2.subtract(cv2.erode(undone, near), LEVELS)
-    return float((above | below)[inside].mean()) if inside.any() else 0.0
+    changed = above | below
+    return float(changed.mean() if inside is None else changed[inside].mean())
 
 
 def _texture(grey: np.ndarray) -> np.ndarray:

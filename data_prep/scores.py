@@ -53,11 +53,14 @@ def span_scores(row: dict, start_s: float, end_s: float, aesthetic: list[float] 
     pairs = inside & np.concatenate([[False], inside[:-1]])  # measured against a sample of the same span
     if not pairs.any():
         return out
-    for name in ("motion", "camera_motion", "object_motion", "moving_area"):
-        out[name] = float(np.asarray(row[name])[pairs].mean())
-    out["scene_motion"] = math.sqrt(out["object_motion"] * out["moving_area"] * 100)
     out["frozen"] = float((np.asarray(row["sample_diff"])[pairs] < FROZEN_CHANGE).mean())
-    speed = np.stack([np.asarray(row["camera_x"])[pairs], np.asarray(row["camera_y"])[pairs]], 1)
+    flows = pairs & np.isfinite(np.asarray(row["motion"], np.float64))  # between every second pair
+    if not flows.any():
+        return out
+    for name in ("motion", "camera_motion", "object_motion", "moving_area"):
+        out[name] = float(np.asarray(row[name])[flows].mean())
+    out["scene_motion"] = math.sqrt(out["object_motion"] * out["moving_area"] * 100)
+    speed = np.stack([np.asarray(row["camera_x"])[flows], np.asarray(row["camera_y"])[flows]], 1)
     out["jitter"] = float(np.median(np.hypot(*np.diff(speed, axis=0).T))) if len(speed) > 1 else 0.0
     return out
 
