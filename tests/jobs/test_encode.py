@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -286,3 +287,22 @@ def test_text_is_replaced_alone(encoded, tmp_path, ray_cluster):
             assert torch.allclose(new[1][0].float(), expected, atol=1e-2)
     assert load_tae(tmp_path / "retext" / "tae").digest == after.format.tae_digest
     assert retext(config) == manifest
+
+
+def test_the_readers_in_the_documentation_work(encoded, capsys):
+    folder, summary = encoded
+    bucket = max((b for b in summary.buckets if b.name.startswith("video")), key=lambda b: b.samples)
+    page = (ROOT / "docs/shards.md").read_text()
+    webdataset_lines, training_lines = re.findall(r"```python\n(.*?)```", page, flags=re.S)
+    assert len([line for line in webdataset_lines.splitlines() if line]) <= 10
+    names = {"FOLDER": str(folder), "BUCKET": bucket.name, "{000000..000000}": f"{{000000..{bucket.shards - 1:06d}}}"}
+    for code in (webdataset_lines, training_lines):
+        for name, value in names.items():
+            code = code.replace(name, value)
+        exec(code, {})
+    lines = capsys.readouterr().out.strip().splitlines()
+    assert len(lines) == bucket.samples + 2
+    keys = ShardIndex.open(folder).buckets[bucket.name].keys(range(bucket.samples))
+    assert [line.split()[0] for line in lines[:-2]] == keys
+    assert lines[0].endswith("CC-BY-4.0")
+    assert lines[-2].startswith("1000000 video_")
