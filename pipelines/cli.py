@@ -105,7 +105,8 @@ def _raised_by_us(error: BaseException) -> bool:
 
 
 def _one_line(box: str) -> str:
-    lines = [re.sub(r"[╭╮╰╯│─]", " ", line).strip() for line in box.splitlines()]
+    body = [line for line in box.splitlines() if not line.startswith("╭")]  # the title says the same again
+    lines = [re.sub(r"[╰╯│─]", " ", line).strip() for line in body]
     text = " ".join(line for line in lines if line)
     text = text.split("For full helptext")[0].split("Argument helptext")[0]
     return " ".join(text.split()) + " (see --help)"
