@@ -5,6 +5,7 @@ import json
 import math
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -116,3 +117,11 @@ def test_command_line():
     wrong = subprocess.run([*run, "--dit", "huge"], capture_output=True, text=True, check=False)
     assert wrong.returncode == 2
     assert "'huge' is unknown" in wrong.stderr
+
+
+def test_the_table_in_the_docs_is_this_one():
+    page = (Path(__file__).parents[2] / "docs" / "model.md").read_text()
+    for row in stage_table()["stages"]:
+        a, b = (f"{row[model]['flops'] / 1e12:,.1f}" for model in ("lingen_4b", "dit_4b"))
+        ratios = f"{row['whole_model_ratio']:.2f}x | {row['mixer_only_ratio']:.2f}x"
+        assert f"| {row['stage']} | {row['tokens']:,} | {a} | {b} | {ratios} |" in page
