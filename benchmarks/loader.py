@@ -1,0 +1,284 @@
+"""Does reading by plan cost anything? Our loader, webdataset and MosaicML streaming on the same latents and cores.
+
+Every reader delivers the same batches (float32 latents, padded text and mask) in a process of its own; rounds are
+interleaved and medians taken, since the machine may be shared. Ours reads in random order and proves every checksum;
+webdataset reads in sequence through a shuffle buffer; streaming shuffles and, as it comes, checks nothing.
+
+    python benchmarks/loader.py --streaming-python VENV/bin/python    # benchmarks/results/loader.json
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import json
+import os
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import psutil
+import torch
+from machine import describe
+
+RESULT = Path(__file__).parent / "results" / "loader.json"
+ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parents[1])}
+SIZES = {  # bucket, samples, samples per shard
+    "64p 2 s (15 KB)": ("video_48x80_32f", 4000, 500),
+    "256p 17 s (1.2 MB)": ("video_192x352_272f", 192, 24),
+}
+BATCH, WIDTH, SECONDS, FAR = 8, 512, 4.0, 1_000_000
+READERS = {  # name -> parallel readers tried; the best counts
+    "lingen": (1, 2),
+    "webdataset": (0, 2),
+    "streaming": (0, 2),
+}
+
+
+def samples(bucket_name: str, count: int):
+    """(key, latent C,T,H,W float16, text L,D float16) of random content."""
+    from lingen.buckets import Bucket
+
+    generator = torch.Generator().manual_seed(0)
+    shape = Bucket.parse(bucket_name).latent_shape()
+    for i in range(count):
+        text = torch.randn(20 + i % 58, WIDTH, generator=generator).half()
+        yield f"{i:08d}", torch.randn(shape, generator=generator).half(), text
+
+
+def write_ours(folder: Path, name: str, count: int, per_shard: int) -> None:
+    from lingen import shards
+    from lingen.shard_index import INDEX, LatentFormat, TextFormat, write_index
+
+    about = dict.fromkeys(("uri", "license", "source", "attribution"), "benchmark")
+    about |= {"start_s": 0.0, "end_s": 1.0, "fps": 16.0, "source_width": 1, "source_height": 1, "bucket": name}
+    rows, text_rows, stream = [], [], samples(name, count)
+    for first in range(0, count, per_shard):
+        shard = f"{first // per_shard:06d}.tar"
+        with (
+            shards.ShardWriter(folder / "latents" / name / shard) as latents,
+            shards.ShardWriter(folder / "text" / name / shard) as texts,
+        ):
+            for _ in range(min(per_shard, count - first)):
+                key, latent, text = next(stream)
+                source = shards.Provenance(clip_id=key, caption=f"caption {key}", **about)
+                a = latents.add(key, shards.LATENT, shards.pack_latent(latent, "float16"))
+                b = latents.add(key, shards.METADATA, shards.pack_metadata(source, "0" * 16))
+                c = texts.add(key, shards.TEXT, shards.pack_text([text], "float16"))
+                facts = {"key": key, "shard": shard, "clip_id": key, "license": "", "source": "", "seconds": 1.0}
+                facts |= {"shape": list(latent.shape), "canary_psnr": None}
+                rows.append(facts | a.columns() | b.columns("metadata_"))
+                text_rows.append({"key": key, "shard": shard, "lengths": [len(text)]} | c.columns())
+    unit = {"scale": [1.0] * 16, "shift": [0.0] * 16}
+    form = LatentFormat(bucket=name, resolution=64, fps=16.0, dtype="float16", tae_digest="0" * 16, **unit)
+    write_index(folder / "latents" / name / INDEX, rows, form)
+    text_form = TextFormat(bucket=name, dtype="float16", names=["random"], digests=["0"], dims=[WIDTH])
+    write_index(folder / "text" / name / INDEX, text_rows, text_form)
+
+
+def write_streaming(folder: Path, name: str, count: int) -> None:
+    from streaming import MDSWriter
+
+    columns = {"key": "str", "latent": "ndarray:float16", "text": "ndarray:float16"}
+    with MDSWriter(out=str(folder), columns=columns) as out:
+        for key, latent, text in samples(name, count):
+            out.write({"key": key, "latent": latent.numpy(), "text": text.numpy()})
+
+
+def collate(pairs):
+    """The batch that training wants, of (latent, text) pairs: what lingen.loader makes."""
+    latent_BCTHW = torch.empty((len(pairs), *pairs[0][0].shape), dtype=torch.float32)
+    longest = max(len(text) for _, text in pairs)
+    text_BLD = torch.zeros(len(pairs), longest, WIDTH)
+    mask_BL = torch.zeros(len(pairs), longest, dtype=torch.bool)
+    for i, (latent, text) in enumerate(pairs):
+        latent_BCTHW[i] = latent
+        text_BLD[i, : len(text)] = text
+        mask_BL[i, : len(text)] = True
+    return latent_BCTHW, text_BLD, mask_BL
+
+
+def read_lingen(folder: Path, name: str, parallel: int, start: int):
+    from lingen.loader import LatentLoader
+    from lingen.plan import BatchPlan
+    from lingen.shard_index import ShardIndex
+
+    index = ShardIndex.open(folder / "ours")
+    plan = BatchPlan(index, seed=0, batch_size=BATCH, image_ratio=0)
+    for batch in LatentLoader(index, plan, start_step=start, threads=parallel):
+        yield batch.latent_BCTHW
+
+
+def read_webdataset(folder: Path, name: str, parallel: int, start: int):
+    import webdataset
+    from safetensors.torch import load
+
+    def pairs():
+        trees = []
+        for tree in ("latents", "text"):
+            urls = sorted(str(p) for p in (folder / "ours" / tree / name).glob("*.tar"))
+            trees.append(webdataset.WebDataset(urls, shardshuffle=False, nodesplitter=None).repeat())
+        for a, b in zip(*trees):
+            yield load(a["latent.safetensors"])["latent"], load(b["text.safetensors"])["0"]
+
+    class Pairs(torch.utils.data.IterableDataset):
+        def __iter__(self):
+            return iter(webdataset.filters._shuffle(pairs(), 100, initial=100))
+
+    data = torch.utils.data.DataLoader(Pairs(), batch_size=BATCH, num_workers=parallel, collate_fn=collate)
+    for step, (latent, _, _) in enumerate(data):
+        if step >= start:  # there is no other way to a step than through the steps before
+            yield latent
+
+
+def read_streaming(folder: Path, name: str, parallel: int, start: int):
+    from streaming import StreamingDataLoader, StreamingDataset
+
+    data = StreamingDataset(local=str(folder / "streaming"), shuffle=True, batch_size=BATCH, shuffle_seed=0)
+    batches = len(data) // BATCH
+
+    def collate_rows(rows):
+        return collate([(torch.from_numpy(r["latent"].copy()), torch.from_numpy(r["text"].copy())) for r in rows])
+
+    loader = StreamingDataLoader(data, batch_size=BATCH, num_workers=parallel, collate_fn=collate_rows, drop_last=True)
+    if start:
+        where = {"epoch": start // batches, "sample_in_epoch": start % batches * BATCH}
+        loader.load_state_dict(where | {"num_canonical_nodes": 1, "shuffle_seed": 0, "initial_physical_nodes": 1})
+    while True:
+        for latent, _, _ in loader:
+            yield latent
+
+
+def measure(folder: Path, reader: str, name: str, parallel: int, start: int, seconds: float) -> None:
+    """In a process of its own: seconds to the first batch, then samples per second, CPU time and memory; printed.
+
+    CPU time per sample is the number to trust on a shared machine.
+    """
+    torch.set_num_threads(1)
+    imports = {
+        "lingen": ("lingen.loader", "pyarrow.parquet"),
+        "webdataset": ("webdataset",),
+        "streaming": ("streaming",),
+    }
+    for module in imports[reader]:  # loading the libraries is not what is measured
+        importlib.import_module(module)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    begin = time.perf_counter()
+    stream = globals()[f"read_{reader}"](folder, name, parallel, start)
+    first = next(stream)
+    ready = time.perf_counter()
+    for _ in range(4):
+        next(stream)
+    count, clock, cpu, total = 0, time.perf_counter(), _cpu_seconds(), first.double().sum() * 0
+    while time.perf_counter() - clock < seconds:
+        total += next(stream).view(-1)[0]  # touch it
+        count += BATCH
+    rate = count / (time.perf_counter() - clock)
+    cpu_ms = 1e3 * (_cpu_seconds() - cpu) / max(1, count)
+    own = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024 - before / 1024
+    memory = own + sum(w.memory_full_info().pss for w in psutil.Process().children(recursive=True)) / 2**20
+    found = {"first_s": ready - begin, "samples_per_s": rate, "cpu_ms_per_sample": cpu_ms, "memory_mb": memory}
+    print(json.dumps(found), flush=True)
+    os._exit(0)  # worker processes of a stream that is cut off may take long to join
+
+
+def _cpu_seconds() -> float:
+    """Of this process, all its threads, and its workers."""
+    times = [p.cpu_times() for p in (psutil.Process(), *psutil.Process().children(recursive=True))]
+    return sum(t.user + t.system for t in times)
+
+
+def child(python: str, folder: Path, *arguments) -> dict:
+    command = [python, __file__, "--child", str(folder), *map(str, arguments)]
+    done = subprocess.run(command, capture_output=True, text=True, env=ENVIRONMENT)
+    if done.returncode:
+        raise RuntimeError(done.stderr[-2000:])
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def compare(folder: Path, size: str, pythons: dict[str, str], rounds: int) -> dict:
+    """Medians of interleaved rounds, per reader its best parallelism; and the way to step one million."""
+    name, _, _ = SIZES[size]
+    runs: dict = {(r, p): [] for r in pythons for p in READERS[r]}
+    for _ in range(rounds):
+        for reader, parallel in runs:
+            runs[reader, parallel].append(child(pythons[reader], folder, reader, name, parallel, 0, SECONDS))
+    table = {}
+    for reader in pythons:
+        medians = {
+            p: {k: round(statistics.median(run[k] for run in runs[reader, p]), 3) for k in runs[reader, p][0]}
+            for p in READERS[reader]
+        }
+        best = max(medians, key=lambda p: medians[p]["samples_per_s"])
+        table[reader] = medians[best] | {"parallel": best, "all": {str(p): m for p, m in medians.items()}}
+        if reader == "webdataset":
+            skip = 400
+            far = child(pythons[reader], folder, reader, name, 0, skip, 0.1)["first_s"] - medians[0]["first_s"]
+            table[reader]["resume_s"] = round(far / skip * FAR, 1)
+            table[reader]["resume_note"] = f"extrapolated from reading past {skip} batches; it has no other way"
+        else:
+            far = [child(pythons[reader], folder, reader, name, table[reader]["parallel"], FAR, 0.1) for _ in range(3)]
+            table[reader]["resume_s"] = round(statistics.median(run["first_s"] for run in far), 3)
+    return table
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--streaming-python", help="interpreter that has mosaicml-streaming; left out without")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--output", type=Path, default=RESULT)
+    parser.add_argument("--child", nargs=6, help=argparse.SUPPRESS)
+    parser.add_argument("--write-streaming", nargs=3, help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    torch.set_num_threads(1)
+    if args.write_streaming:
+        folder, name, count = args.write_streaming
+        return write_streaming(Path(folder), name, int(count))
+    if args.child:
+        folder, reader, name, parallel, start, seconds = args.child
+        return measure(Path(folder), reader, name, int(parallel), int(start), float(seconds))
+    pythons = {"lingen": sys.executable, "webdataset": sys.executable}
+    if args.streaming_python:
+        pythons["streaming"] = args.streaming_python
+    result = {"machine": describe(), "versions": versions(pythons), "batch": BATCH, "rounds": args.rounds, "sizes": {}}
+    for size, (name, count, per_shard) in SIZES.items():
+        with tempfile.TemporaryDirectory() as folder:
+            write_ours(Path(folder, "ours"), name, count, per_shard)
+            if args.streaming_python:
+                command = [
+                    args.streaming_python,
+                    __file__,
+                    "--write-streaming",
+                    f"{folder}/streaming",
+                    name,
+                    str(count),
+                ]
+                subprocess.run(command, check=True, env=ENVIRONMENT)
+            result["sizes"][size] = table = compare(Path(folder), size, pythons, args.rounds)
+        for reader, row in table.items():
+            speed = f"{row['samples_per_s']:9.1f} samples/s {row['cpu_ms_per_sample']:7.3f} ms CPU each"
+            rest = f"resume {row['resume_s']:9.3f} s {row['memory_mb']:7.1f} MB  ({row['parallel']} parallel)"
+            print(f"{size:20} {reader:11} {speed}  {rest}")
+    result["machine"]["load_average_after"] = [round(x, 2) for x in os.getloadavg()]
+    args.output.parent.mkdir(parents=True, exist_ok=True)
+    args.output.write_text(json.dumps(result, indent=2) + "\n")
+    return None
+
+
+def versions(pythons: dict[str, str]) -> dict[str, str]:
+    from importlib.metadata import version
+
+    found = {"webdataset": version("webdataset"), "safetensors": version("safetensors")}
+    if "streaming" in pythons:
+        code = "from importlib.metadata import version as v; print(v('mosaicml-streaming'))"
+        done = subprocess.run([pythons["streaming"], "-c", code], capture_output=True, text=True, check=True)
+        found["mosaicml-streaming"] = done.stdout.strip()
+    return found
+
+
+if __name__ == "__main__":
+    main()
