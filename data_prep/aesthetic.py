@@ -109,6 +109,8 @@ def _run(todo: set[str], stills: Store, store: Store, config: AestheticConfig) -
         for row in batch.to_pylist():
             store.add(row)
             progress.update()
+        if store.due:
+            store.flush()
     store.flush()
     progress.close()
 

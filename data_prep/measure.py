@@ -150,10 +150,17 @@ def _run(todo, done, tried, files, signals, stills, config, decode, total) -> di
                     signals.add(row)
                 files.add({"key": uri, "stamp": mark, "content_hash": row["key"]})
             progress.update()
-    for store in (stills, signals, files):  # files last: a file counts as seen only when its numbers are safe
-        store.flush()
+        if files.due:
+            _flush(stills, signals, files)
+    _flush(stills, signals, files)
     progress.close()
     return failed
+
+
+def _flush(*stores: Store) -> None:
+    """All together and files last: a file counts as seen only when its numbers are safe."""
+    for store in stores:
+        store.flush()
 
 
 def _size(uri: str) -> int:

@@ -31,10 +31,12 @@ class Store:
         self._last = time.monotonic()
 
     def add(self, row: dict) -> None:
-        """Queue one row; written when enough rows or seconds have gathered."""
+        """Queue one row; `flush` writes it, which is `due` when enough rows or seconds have gathered."""
         self._rows.append(row)
-        if len(self._rows) >= FLUSH_ROWS or time.monotonic() - self._last > FLUSH_S:
-            self.flush()
+
+    @property
+    def due(self) -> bool:
+        return len(self._rows) >= FLUSH_ROWS or time.monotonic() - self._last > FLUSH_S
 
     def flush(self) -> None:
         self._last = time.monotonic()

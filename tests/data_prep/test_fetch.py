@@ -5,6 +5,7 @@ import sys
 import time
 
 import pytest
+import ray
 
 from data_prep.curate import CurateConfig, curate
 from data_prep.fetch import content_hash, local_copy, stamp
@@ -16,6 +17,7 @@ from data_prep.sources import SourceConfig, read_source
 def bucket(clips):
     """s3://clips on a local S3 server, with a manifest and two clips under set/."""
     pytest.importorskip("moto")
+    ray.shutdown()  # workers of a Ray that other tests started know nothing of this server
     with socket.socket() as s:
         s.bind(("127.0.0.1", 0))
         port = s.getsockname()[1]
@@ -51,6 +53,7 @@ def bucket(clips):
                 out.write(data)
         yield "s3://clips/set"
     finally:
+        ray.shutdown()
         os.environ.clear()
         os.environ.update(before)
         server.kill()
