@@ -147,7 +147,7 @@ class BucketIndex:
         return self._keys[row].as_py()
 
     def keys(self, rows: Sequence[int]) -> list[str]:
-        return self._keys.take(rows).to_pylist()
+        return self._keys.take(list(rows)).to_pylist()
 
     def row(self, key: str) -> int:
         """The row of a key, or KeyError."""
