@@ -28,7 +28,9 @@ from lingen.flow import draw_noise_and_times, interpolate, per_sample_loss
 from lingen.loader import LatentBatch, LatentLoader
 from lingen.manifest import digest
 from lingen.plan import BatchPlan
+from lingen.review import review_grid
 from lingen.shard_index import ShardIndex
+from lingen.ssd import self_test
 
 log = logging.getLogger(__name__)
 
@@ -127,6 +129,7 @@ def fit(
     Raises:
         ValueError: the checkpoint in `output` was made with other data or settings.
         FloatingPointError: `max_skips` non-finite gradients in a row.
+        RuntimeError: the scan kernel fails its self-test at this stage's length and precision.
     """
     rank, world = dist.get_rank(), dist.get_world_size()
     device = torch.device("cuda", torch.cuda.current_device()) if torch.cuda.is_available() else torch.device("cpu")
@@ -138,6 +141,7 @@ def fit(
         text_dropout=config.text_dropout,
     )
     identity = {"plan": plan.state(), "architecture": digest(architecture.to_dict()), "tae": shards.format.tae_digest}
+    check_kernels(config, architecture, shards, device)
     model, ema = _build(config, architecture, init, device)
     optimizer = torch.optim.AdamW(parameter_groups(model, config.weight_decay), lr=config.lr, betas=(0.9, config.beta2))
     meta = load_newest(output / "checkpoints", model, ema, optimizer)
@@ -192,6 +196,27 @@ def fit(
                 return model, ema, False
         clock = time.perf_counter()
     return model, ema, True
+
+
+def check_kernels(config: FitConfig, architecture: DenoiserConfig, shards: ShardIndex, device: torch.device) -> None:
+    """Compare the scan kernel with itself in pieces, forward and backward, at the longest sequence of this stage."""
+    if architecture.mixer != "mate" or architecture.ma_branch != "mamba2":
+        return
+    grids = [architecture.token_grid(bucket.bucket.latent_shape()[1:]) for bucket in shards.buckets.values()]
+    grid = max(grids, key=math.prod)
+    review = math.prod(review_grid(grid, architecture.review_pool)) if architecture.review_tokens else 0
+    result = self_test(
+        length=math.prod(grid) + (1 + architecture.review_both_passes) * review,
+        heads=int(architecture.ssm_expand * architecture.width) // architecture.ssm_head_dim,
+        head_dim=architecture.ssm_head_dim,
+        state=architecture.mamba2_state,
+        backend=architecture.ssd_backend,
+        dtype=getattr(torch, config.precision),
+        device=device,
+        chunk=architecture.ssd_chunk,
+    )
+    if dist.get_rank() == 0:
+        log.info("%s", result)
 
 
 def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict]:

@@ -1,5 +1,6 @@
 """The TAE's training loop in this process, with a process group of one."""
 
+import dataclasses
 import functools
 
 import numpy as np
@@ -11,7 +12,7 @@ from lingen.tae_training import TAEFitConfig, TAEHooks, fit_tae
 
 CONFIG = TAEFitConfig(
     preset="tae_tiny", steps=60, batch_size=2, crop=32, frames=8, lr=4e-4, warmup=5, ema_decay=0.9, log_every=5,
-    validate_every=30, checkpoint_every=20,
+    validate_every=30, checkpoint_every=60,
 )  # fmt: skip
 
 
@@ -40,10 +41,13 @@ IMAGES = [functools.partial(blobs, seed, frames=1) for seed in range(20, 24)]
 HELD_OUT = [functools.partial(blobs, seed) for seed in range(30, 33)]
 
 
-def run(folder, **kw):
+SHORT = dataclasses.replace(CONFIG, steps=20, validate_every=20, checkpoint_every=10)
+
+
+def run(folder, config=CONFIG):
     lines = {}
     hooks = TAEHooks(log=lambda step, m: lines.update({step: m}), pictures=lambda s, v: lines.update(v=v))
-    tae, report = fit_tae(CONFIG, VIDEOS, IMAGES, HELD_OUT, folder, hooks, **kw)
+    tae, report = fit_tae(config, VIDEOS, IMAGES, HELD_OUT, folder, hooks)
     return tae, report, lines
 
 
@@ -59,19 +63,19 @@ def test_it_learns_to_reconstruct_what_it_did_not_see(tmp_path):
 
 
 def test_killed_and_resumed_gives_the_same_weights(tmp_path):
-    whole, _, _ = run(tmp_path / "whole")
+    whole, _, _ = run(tmp_path / "whole", SHORT)
 
     class Killed(Exception):
         pass
 
     def die(step, metrics):
-        if step == 50:
+        if step == 15:
             raise Killed
 
     with pytest.raises(Killed):
-        fit_tae(CONFIG, VIDEOS, IMAGES, HELD_OUT, tmp_path / "killed", TAEHooks(log=die))
-    resumed, _, lines = run(tmp_path / "killed")
-    assert min(k for k in lines if isinstance(k, int)) == 45, "went on from the checkpoint of step 40"
+        fit_tae(SHORT, VIDEOS, IMAGES, HELD_OUT, tmp_path / "killed", TAEHooks(log=die))
+    resumed, _, lines = run(tmp_path / "killed", SHORT)
+    assert min(k for k in lines if isinstance(k, int)) == 15, "went on from the checkpoint of step 10"
     assert resumed.digest == whole.digest
 
 
