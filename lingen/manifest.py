@@ -110,7 +110,9 @@ class OutputFolder:
 
     @classmethod
     def open(cls, path, job: str, config: Any, inputs: dict, overwrite: bool = False) -> OutputFolder:
-        """Claim `path` for this job and key; `overwrite` replaces what other settings left there. `config` leaves out what does not change the content (worker counts).
+        """Claim `path` for this job and key; `overwrite` replaces what other settings left there.
+
+        `config` leaves out what does not change the content (worker counts).
 
         Raises:
             ValueError: the folder belongs to another job or other settings (the first difference is named) and

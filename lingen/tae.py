@@ -1,4 +1,4 @@
-"""The temporal autoencoder (TAE): video to latents, 8x in time, 8x8 in space, 16 channels (Movie Gen 2410.13720, 3.1.1).
+"""The temporal autoencoder (TAE): video to latents, 8x in time, 8x8 in space (Movie Gen, 2410.13720, 3.1.1).
 
 An image autoencoder inflated in time: a 1-D temporal convolution after every 2-D convolution, temporal attention after
 spatial attention, stride-2 convolution down and nearest + convolution up in time, replicate padding in time. The
