@@ -20,7 +20,7 @@ from data_prep.frames import decode, picture, read_image, turn
 from data_prep.planes import grey, planes
 from data_prep.probe import MediaError, Probe, probe
 
-VERSION = 5
+VERSION = 6
 """Raise when a measurement changes its meaning: stored rows of older versions are then measured anew."""
 MOST_STILLS = 2000
 PROBED = (

@@ -100,7 +100,7 @@ def decode(
         origin = known.first_pts
         if known.seekable and len(keys) and keys[-1] > 0 and origin is not None:
             container.seek(round(keys[-1] / float(stream.time_base)) + origin, stream=stream)
-        count = 0
+        count, tick = 0, None
         for packet in container.demux(stream):
             try:
                 frames = packet.decode()
@@ -109,10 +109,14 @@ def decode(
                     on_damage()
                 continue
             for frame in frames:
-                if frame.pts is None or origin is None:
+                if known.decode_times:  # the last ones come without a packet
+                    tick = frame.dts if frame.dts is not None or tick is None else tick + 1
+                else:
+                    tick = frame.pts
+                if tick is None or origin is None:
                     seconds = count / rate
                 else:
-                    seconds = (frame.pts - origin) * float(stream.time_base)
+                    seconds = (tick - origin) * float(stream.time_base)
                 count += 1
                 if seconds > -HALF_TICK_S:
                     yield max(0.0, seconds), frame

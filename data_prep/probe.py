@@ -58,7 +58,9 @@ class Probe:
     shown x = a*x + c*y, y = b*x + d*y); pixel_aspect (width of a stored pixel over its height); hdr ("pq", "hlg" or
     ""); has_audio; times_s (T, seconds of every shown frame, ascending from 0); seekable (key frames are clean entry
     points); colour_matrix (swscale's name where the file is silent and its size decides, as in players); first_pts (of
-    the first shown frame, in stream ticks; None when packets carry no times); keyframes_s (seconds).
+    the first shown frame, in stream ticks; None when packets carry no times); decode_times (a frame's time is its dts,
+    the tick at which it leaves the decoder, and first_pts is a dts too: reordered pictures in AVI); keyframes_s
+    (seconds).
     """
 
     media_type: str
@@ -77,6 +79,7 @@ class Probe:
     seekable: bool = False
     colour_matrix: str = ""
     first_pts: int | None = None
+    decode_times: bool = False
     times_s: np.ndarray = dataclasses.field(default_factory=lambda: np.zeros(1), repr=False, compare=False)
     keyframes_s: np.ndarray = dataclasses.field(default_factory=lambda: np.zeros(1), repr=False, compare=False)
 
@@ -220,7 +223,11 @@ def probe_video(path: str) -> Probe:
         if stream is None:
             kinds = sorted({s.type for s in container.streams}) or ["nothing"]
             raise MediaError("no_video_stream", f"{container.format.name} with {', '.join(kinds)} only")
-        times, keys, last_s, first_pts, packets, damaged = _packet_times(container, stream)
+        # AVI counts chunks in the order of decoding. Where B-frames reorder them, FFmpeg's pts are guesses (H.264's and
+        # padded Xvid's run backwards); a player shows one frame per chunk, as the decoder lets them go.
+        decode_times = container.format.name == "avi" and stream.codec_context.has_b_frames
+        leaves = _leaves_decoder(path) if decode_times else None
+        times, keys, last_s, first_pts, packets, damaged = _packet_times(container, stream, leaves)
         header_frames, header_s = stream.frames, _header_seconds(container, stream)
         has_audio = bool(container.streams.audio)
         container_name, codec = container.format.name.split(",")[0], stream.codec_context.name
@@ -266,6 +273,7 @@ def probe_video(path: str) -> Probe:
         seekable=container_name in ("mov", "matroska"),
         colour_matrix=first.colour_matrix,
         first_pts=first_pts,
+        decode_times=leaves is not None,
         times_s=times,
         keyframes_s=keys,
     )
@@ -285,9 +293,29 @@ def video_stream(container):
     return real[0] if real else None
 
 
-def _packet_times(container, stream) -> tuple[np.ndarray, np.ndarray, float, int | None, int, bool]:
+def _leaves_decoder(path: str) -> tuple[int, int] | None:
+    """The dts at which the first frame leaves the decoder, and how many more it then holds back for reordering."""
+    with open_video(path) as container:
+        stream = video_stream(container)
+        stream.thread_type = "SLICE"  # frame threads hold back more
+        for packet in container.demux(stream):
+            try:
+                if frames := packet.decode():
+                    first = frames[0].dts
+                    return None if first is None else (first, len(frames) - 1 + len(stream.codec_context.decode(None)))
+            except av.FFmpegError:
+                continue
+    return None
+
+
+def _packet_times(
+    container, stream, leaves: tuple[int, int] | None = None
+) -> tuple[np.ndarray, np.ndarray, float, int | None, int, bool]:
     """Times of shown frames and of key frames (seconds from the first), how long the last one stays, the first's pts,
-    the count of packets with data, and whether the file broke off."""
+    the count of packets with data, and whether the file broke off.
+
+    With `leaves` (see _leaves_decoder) frames are timed by dts: those held back come out one tick apart at the end.
+    """
     shown, keys, packets, damaged = {}, [], 0, False
     try:
         for packet in container.demux(stream):
@@ -295,6 +323,10 @@ def _packet_times(container, stream) -> tuple[np.ndarray, np.ndarray, float, int
                 continue
             packets += 1
             damaged |= packet.is_corrupt
+            if leaves is not None:
+                if packet.dts is not None and packet.dts >= leaves[0]:
+                    shown[packet.dts] = packet.duration or 0
+                continue
             if packet.pts is None or packet.is_discard:  # discarded: outside the edit list
                 continue
             shown[packet.pts] = packet.duration or 0  # keyed: VP8's hidden frames share the time of a shown one
@@ -305,6 +337,10 @@ def _packet_times(container, stream) -> tuple[np.ndarray, np.ndarray, float, int
     if not shown:
         return np.zeros(1), np.zeros(1), 0.0, None, packets, damaged
     tick = float(stream.time_base)
+    if leaves is not None:
+        end = max(shown)
+        shown.update({end + 1 + i: 1 for i in range(leaves[1])})
+        keys = [leaves[0]]
     pts = np.array(sorted(shown), np.int64)
     keyframes = (np.array(sorted(keys), np.int64) - pts[0]) * tick
     return (pts - pts[0]) * tick, keyframes, shown[int(pts[-1])] * tick, int(pts[0]), packets, damaged
