@@ -216,13 +216,14 @@ class TAE(nn.Module):
             encoder += [ResidualBlock(c_in if i == 0 else width, width) for i in range(config.blocks)]
             if level < len(widths) - 1:
                 encoder.append(Down(width, time=level < config.time_levels))
-        encoder += [Middle(widths[-1], config.attention_heads), ChannelNorm(widths[-1]), nn.SiLU(), Conv(widths[-1], z)]
+        # No norm before the last convolutions: per-position norms would take the amplitude that they must put out.
+        encoder += [Middle(widths[-1], config.attention_heads), Conv(widths[-1], z)]
         decoder = [Conv(z, widths[-1]), Middle(widths[-1], config.attention_heads)]
         for level, width in reversed(list(enumerate(widths))):
             decoder += [ResidualBlock(width, width) for _ in range(config.decoder_blocks)]
             if level > 0:
                 decoder.append(Up(width, widths[level - 1], time=level - 1 < config.time_levels))
-        decoder += [ChannelNorm(widths[0]), nn.SiLU(), Conv(widths[0], pixels)]
+        decoder += [Conv(widths[0], pixels)]
         self.encoder, self.decoder = nn.Sequential(*encoder), nn.Sequential(*decoder)
         if config.linear_shortcut:
             block = IN_CHANNELS * math.prod(self.block)
