@@ -110,6 +110,7 @@ def _advance(path: Path, progress: Progress) -> None:
             loss = next((v for k, v in entry["metrics"].items() if k in ("loss", "l1")), None)
             progress.update(entry["step"] - progress.done, note="" if loss is None else f"loss {loss:.4f}")
             return
+    progress.update(0, note="workers are starting")
 
 
 def prepare_worker(workers: WorkerConfig) -> None:
