@@ -9,6 +9,7 @@ import os
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 
@@ -18,6 +19,8 @@ from lingen.progress import Progress
 from pipelines.cli import quiet_libraries
 
 TRACKING = "tracking"
+
+Config = TypeVar("Config")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -111,6 +114,12 @@ def _advance(path: Path, progress: Progress) -> None:
             progress.update(entry["step"] - progress.done, note="" if loss is None else f"loss {loss:.4f}")
             return
     progress.update(0, note="workers are starting")
+
+
+def absolute_paths(config: Config) -> Config:
+    """The configuration with absolute paths: Ray Train's workers have a working folder of their own."""
+    values = ((f.name, getattr(config, f.name)) for f in dataclasses.fields(config))
+    return dataclasses.replace(config, **{name: v.absolute() for name, v in values if isinstance(v, Path)})
 
 
 def prepare_worker(workers: WorkerConfig) -> None:

@@ -17,7 +17,7 @@ from lingen.manifest import OutputFolder, file_digest, read_json, read_manifest,
 from lingen.progress import Progress
 from lingen.tae import load_tae, save_tae
 from lingen.tae_training import TAEFitConfig, TAEHooks, fit_tae
-from pipelines.ray_train import TRACKING, WorkerConfig, prepare_worker, run_workers
+from pipelines.ray_train import TRACKING, WorkerConfig, absolute_paths, prepare_worker, run_workers
 from pipelines.tracking import Run, experiment_name, flatten, git_state
 
 log = logging.getLogger(__name__)
@@ -53,6 +53,7 @@ def train_tae(config: TrainTAEConfig) -> dict[str, Any]:
         RuntimeError: training failed more often than workers.max_failures allows.
     """
     started = time.time()
+    config = absolute_paths(config)
     require_manifest(config.curated, "curate", "--curated")
     if config.fit.batch_size % config.workers.count:
         raise ValueError(

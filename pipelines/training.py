@@ -22,7 +22,7 @@ from lingen.tae import load_tae
 from lingen.text import TextEncoderConfig, build_text_encoder, pad_text
 from lingen.training import EMA, FitConfig, Hooks, fit
 from lingen.video import to_uint8
-from pipelines.ray_train import TRACKING, WorkerConfig, prepare_worker, run_workers
+from pipelines.ray_train import TRACKING, WorkerConfig, absolute_paths, prepare_worker, run_workers
 from pipelines.recipes import Recipe, TrainStage, find_stage
 from pipelines.tracking import Run, experiment_name, flatten, git_state
 
@@ -65,6 +65,7 @@ def train(config: TrainConfig) -> dict[str, Any]:
         RuntimeError: training failed more often than workers.max_failures allows.
     """
     started = time.time()
+    config = absolute_paths(config)
     recipe, stage = find_stage(config.stage)
     encoded = require_manifest(config.shards, "encode", "--shards")
     shards = select_shards(config.shards, stage)

@@ -22,8 +22,10 @@ ODD = ["streamio-ffmpeg_broken.mp4", "moviepy_result.webm"]
 
 
 def start(job, *flags, **kw):
-    command = [sys.executable, str(ROOT / "jobs" / f"{job}.py"), *map(str, flags)]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, **kw)
+    """A job with relative paths, as users type them: its workers run in other folders."""
+    flags = [os.path.relpath(f, ROOT) if isinstance(f, Path) else str(f) for f in flags]
+    command = [sys.executable, f"jobs/{job}.py", *flags]
+    return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, **kw)
 
 
 def run(job, *flags):
