@@ -34,6 +34,12 @@ TEXT = TextEncoderConfig(model="lingen-tiny")
 FLAGS = ["--resolution", "32", "--frames", "17", "--shard-mb", "0.03", "--text.model", "lingen-tiny"]
 
 
+# First, so that the module's Ray is there when `encoded` needs one: it would start its own, for itself alone.
+def test_more_than_the_cluster_has_is_refused(encode_inputs, tmp_path, ray_cluster, encode_config):
+    with pytest.raises(ValueError, match="workers: one needs 3 GPU"):
+        encode(encode_config(tmp_path / "out", workers=WorkerConfig(gpus=3)))
+
+
 def test_every_latent_is_of_the_frames_at_its_times(encode_inputs, encoded):
     tae = load_tae(encode_inputs / "tae")
     index = ShardIndex.open(encoded[0])
@@ -227,11 +233,6 @@ def test_bad_configuration_is_one_line_and_exit_2(encode_inputs, tmp_path):
     assert done.returncode == 2
     assert len(done.stderr.strip().splitlines()) == 1
     assert done.stderr.startswith("error: --curated:")
-
-
-def test_more_than_the_cluster_has_is_refused(encode_inputs, tmp_path, ray_cluster, encode_config):
-    with pytest.raises(ValueError, match="workers: one needs 3 GPU"):
-        encode(encode_config(tmp_path / "out", workers=WorkerConfig(gpus=3)))
 
 
 def _windows(encode_inputs, encode_config):
