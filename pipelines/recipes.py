@@ -55,7 +55,7 @@ def _paper_fit(stage) -> FitConfig:
         compile=True,
         micro_batch=1 if not image else 32,
         checkpoint_every=500,
-        sample_every=4000,
+        sample_every=3000,
     )
 
 
@@ -130,7 +130,7 @@ DEMO = Recipe(
             resolution=DEMO_RESOLUTION,
             frames=DEMO_FRAMES,
             fit=FitConfig(
-                steps=800,
+                steps=600,
                 batch_size=8,
                 lr=2e-3,
                 lr_end=1e-4,
@@ -138,7 +138,7 @@ DEMO = Recipe(
                 ema_decay=0.98,
                 log_every=5,
                 checkpoint_every=50,
-                sample_every=400,
+                sample_every=300,
             ),
         ),
     ),
