@@ -213,7 +213,9 @@ def experiment_id(client, name: str, uri: str) -> str:
     if uri.startswith("sqlite:///"):
         where = (Path(uri.removeprefix("sqlite:///")).resolve().parent / "mlartifacts" / name).as_uri()
     try:
-        return client.create_experiment(name, artifact_location=where)
+        # The kind makes the UI open in its training view instead of the one for chat applications.
+        kind = {"mlflow.experimentKind": "custom_model_development"}
+        return client.create_experiment(name, artifact_location=where, tags=kind)
     except Exception:  # another job made it in between
         return client.get_experiment_by_name(name).experiment_id
 
