@@ -54,6 +54,7 @@ def quiet_libraries() -> None:
     """Our packages' progress on stderr, of the libraries only what they warn about; and no usage reports to anyone."""
     for switch in ("MLFLOW_DISABLE_TELEMETRY", "DO_NOT_TRACK"):
         os.environ.setdefault(switch, "true")
+    os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "WARNING")
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
     for package in ("lingen", "data_prep", "pipelines", "jobs"):
         logging.getLogger(package).setLevel(logging.INFO)
