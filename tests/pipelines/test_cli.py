@@ -1,5 +1,7 @@
 import dataclasses
 import json
+import subprocess
+import sys
 
 import pytest
 
@@ -14,6 +16,11 @@ class Config:
     """where the clips are"""
     threshold: float = 1.0
     """smallest score"""
+
+
+@pytest.fixture(autouse=True)
+def exits_stay_in_this_process(monkeypatch):
+    monkeypatch.setattr(cli, "leave", sys.exit)
 
 
 def run(monkeypatch, capsys, *args, job=lambda config: None):
@@ -71,6 +78,19 @@ def test_a_submitted_job_may_not_write_into_rays_copy(monkeypatch, capsys, tmp_p
             cli.main(Job, lambda config: None)
         assert stop.value.code == code, output
     assert "give an absolute path" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("code", [0, 2, 75])
+def test_leaving_runs_pythons_own_clean_up_and_keeps_what_was_printed(code):
+    script = f"""
+import atexit
+from pipelines import cli
+atexit.register(lambda: print("cleaned up"))
+print("last words")
+cli.leave({code})
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (code, "last words\ncleaned up\n")
 
 
 def test_table_aligns():
