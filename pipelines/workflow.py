@@ -173,9 +173,10 @@ class Workflow:
             raise StepFailed(step.name, code)
 
     def _key(self, step: Step) -> str:
-        """Of the flags and of what the steps before it made."""
+        """Of the flags, wherever the folder is and however it is spelled, and of what the steps before it made."""
+        flags = [flag.replace(str(self.output), "{output}") for flag in step.flags]
         inputs = [self._made(s) for s in self.steps if s.name in step.after]
-        return digest({"flags": step.flags, "inputs": inputs, "clips": self._clips_stamp() if not step.after else None})
+        return digest({"flags": flags, "inputs": inputs, "clips": self._clips_stamp() if not step.after else None})
 
     def _made(self, step: Step) -> str | None:
         manifest = read_manifest(step.output)

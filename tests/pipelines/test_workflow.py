@@ -47,12 +47,14 @@ def calls(out: Path) -> list[str]:
     return [name.strip() for name in found]
 
 
-def test_all_run_once_then_nothing_then_only_what_follows_a_change(tmp_path, jobs):
+def test_all_run_once_then_nothing_then_only_what_follows_a_change(tmp_path, jobs, monkeypatch):
     out = tmp_path / "out"
     Workflow("demo", out).run()
     assert calls(out) == ["demo_clips", "curate", "train_tae", "encode", "generate", "train", "train"]
     assert [o.state for o in Workflow("demo", out).run()] == ["skipped"] * 7
     assert calls(out) == []
+    monkeypatch.chdir(tmp_path)
+    assert {Workflow("demo", Path("out")).state(step) for step in Workflow("demo", Path("out")).steps} == {"done"}
     (out / "latents_64p" / "manifest.json").unlink()
     Workflow("demo", out).run()
     assert calls(out) == ["encode"], "its inputs and flags are what they were, so is what follows"
