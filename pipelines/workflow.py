@@ -174,7 +174,8 @@ class Workflow:
 
     def _key(self, step: Step) -> str:
         """Of the flags, wherever the folder is and however it is spelled, and of what the steps before it made."""
-        flags = [flag.replace(str(self.output), "{output}") for flag in step.flags]
+        inside = f"{self.output}{os.sep}"
+        flags = [f"{{output}}/{f.removeprefix(inside)}" if f.startswith(inside) else f for f in step.flags]
         inputs = [self._made(s) for s in self.steps if s.name in step.after]
         return digest({"flags": flags, "inputs": inputs, "clips": self._clips_stamp() if not step.after else None})
 
