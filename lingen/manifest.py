@@ -44,14 +44,10 @@ def digest(value: Any) -> str:
 
 def file_digest(path: str | Path) -> str:
     """16 hex digits of the SHA-256 of a file's content."""
-    with open(path, "rb") as f:
-        return hashlib.file_digest(f, "sha256").hexdigest()[:16] if hasattr(hashlib, "file_digest") else _read_digest(f)
-
-
-def _read_digest(f) -> str:  # Python 3.10
     h = hashlib.sha256()
-    while chunk := f.read(1 << 20):
-        h.update(chunk)
+    with open(path, "rb") as f:
+        while chunk := f.read(1 << 20):
+            h.update(chunk)
     return h.hexdigest()[:16]
 
 
