@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 
-from lingen.buckets import bucket_size, parse_aspect_ratio
+from lingen.buckets import Bucket, bucket_size, parse_aspect_ratio
 from lingen.export import load_denoiser, model_folder, read_about
 from lingen.progress import Progress
 from lingen.sampler import SamplerConfig, sample
@@ -101,8 +101,6 @@ def generate(config: GenerateConfig) -> Generated:
 
 def _size(config: GenerateConfig, about: dict) -> tuple[int, int, int]:
     """(frames, height, width) asked for, or those of the model's stage."""
-    from lingen.buckets import Bucket
-
     trained = Bucket.parse(about["bucket"])
     frames = trained.frames if config.seconds is None else max(1, round(config.seconds * about["fps"]))
     if config.output.suffix == ".png":

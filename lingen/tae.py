@@ -23,7 +23,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lingen.manifest import read_json, to_plain, write_json
+from lingen.manifest import read_json, to_plain, write_atomic, write_json
 
 IN_CHANNELS = 3
 
@@ -340,8 +340,6 @@ def _from_patches(x_BTHWC: Tensor, patch: tuple[int, int, int]) -> Tensor:
 def save_tae(tae: TAE, folder: str | Path) -> None:
     """Write tae.safetensors and tae.json (configuration and digest) into a folder."""
     from safetensors.torch import save
-
-    from lingen.manifest import write_atomic
 
     folder = Path(folder)
     tensors = {name: t.detach().cpu().contiguous() for name, t in tae.state_dict().items()}

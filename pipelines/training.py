@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 
+from lingen.buckets import Bucket
 from lingen.denoiser import Denoiser, DenoiserConfig
 from lingen.export import export_model, model_folder, read_about
 from lingen.manifest import OutputFolder, digest, file_digest, read_manifest, require_manifest, to_plain
@@ -288,8 +289,6 @@ class Preview:
 
     def __init__(self, plan: dict, run: Run | None):
         from safetensors.torch import load_file
-
-        from lingen.buckets import Bucket
 
         self._config: TrainConfig = plan["config"]
         self._run, self._about = run, plan["about"]
