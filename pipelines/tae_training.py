@@ -18,7 +18,7 @@ from lingen.progress import Progress
 from lingen.tae import load_tae, save_tae
 from lingen.tae_training import TAEFitConfig, TAEHooks, fit_tae
 from pipelines.ray_train import TRACKING, WorkerConfig, absolute_paths, prepare_worker, run_workers
-from pipelines.tracking import Run, experiment_name, flatten, git_state
+from pipelines.tracking import Run, catch_up, experiment_name, flatten, git_state, store_beside
 
 log = logging.getLogger(__name__)
 
@@ -64,6 +64,7 @@ def train_tae(config: TrainTAEConfig) -> dict[str, Any]:
     inputs = {"clips": file_digest(clips_path)}
     folder = OutputFolder.open(config.output, "train_tae", content, inputs, overwrite=config.overwrite)
     if folder.finished:
+        catch_up(folder.path / TRACKING, config.mlflow or store_beside(config.output))
         log.info("%s is finished; nothing to do", folder.path)
         return read_manifest(folder.path)
     connect()
@@ -76,7 +77,7 @@ def train_tae(config: TrainTAEConfig) -> dict[str, Any]:
         "run": {
             "experiment": experiment_name("lingen-tae"),
             "name": config.fit.preset,
-            "uri": config.mlflow,
+            "uri": config.mlflow or store_beside(config.output),
             "params": flatten(content | {"windows": len(windows), "held_out": sum(w.held_out for w in windows)}),
             "tags": {"stage": "train_tae", **git_state()},
             "parent": os.environ.get("LINGEN_PARENT_RUN"),

@@ -1,12 +1,14 @@
 """MLflow as the window on a run whose truth is in files: training never waits for it and goes on when it is away.
 
-Metrics are appended to metrics.jsonl in the run's folder; a thread sends what MLflow has not seen yet. After a restart
-the same MLflow run goes on, and what was sent is not sent again: one curve, no doubled points.
+Metrics are appended to metrics.jsonl in the run's folder, names of files to artifacts.jsonl; a thread sends what MLflow
+has not seen yet. After a restart the same MLflow run goes on, and what was sent is not sent again: one curve, no
+doubled points. What MLflow missed when a job ended is sent when the same command is given again (`catch_up`).
 """
 
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import logging
 import os
@@ -26,6 +28,7 @@ log = logging.getLogger(__name__)
 SEND_EVERY_S = 2.0
 BATCH = 500  # metrics in one request; MLflow takes at most 1000
 PARAM_LENGTH = 500
+PARAMS = 100  # in one request, MLflow's limit
 
 
 def store_beside(output: str | Path) -> str:
@@ -43,8 +46,9 @@ def experiment_name(default: str) -> str:
 class Run:
     """One MLflow run tied to a folder.
 
-    Args: folder, where run.json (the run id, what was sent) and metrics.jsonl live; experiment, name; uri of the store;
-    params and tags, sent once; parent, run id of the parent run (default: LINGEN_PARENT_RUN, set by the workflow).
+    Args: folder, where run.json (the run id, what was sent), metrics.jsonl and artifacts.jsonl live; experiment, name;
+    uri of the store; params and tags, sent once; parent, run id of the parent run (default: LINGEN_PARENT_RUN, set by
+    the workflow).
     """
 
     def __init__(
@@ -60,16 +64,29 @@ class Run:
         self.folder = Path(folder)
         self.folder.mkdir(parents=True, exist_ok=True)
         self.uri = uri or store_beside(folder)
-        self.experiment, self.name = experiment, name
-        self._params = {k: str(v)[:PARAM_LENGTH] for k, v in (params or {}).items()}
         parent = parent or os.environ.get("LINGEN_PARENT_RUN")
-        self._tags = dict(tags or {}) | ({"mlflow.parentRunId": parent} if parent else {})
-        self._state_path, self._lines_path = self.folder / "run.json", self.folder / "metrics.jsonl"
-        self._state = read_json(self._state_path) if self._state_path.is_file() else {"run_id": None, "sent": 0}
-        self._last_step = self._newest_step()
-        self._artifacts: list[tuple[Path, str]] = []
-        self._lock = threading.Lock()
-        self._wake, self._closing = threading.Event(), False
+        self._path, self._lock = self.folder / "run.json", threading.Lock()
+        before = read_json(self._path) if self._path.is_file() else {}
+        self._state = {
+            "run_id": None,
+            "experiment": experiment,
+            "name": name,
+            "params": {k: str(v)[:PARAM_LENGTH] for k, v in (params or {}).items()},
+            "tags": dict(tags or {}) | ({"mlflow.parentRunId": parent} if parent else {}),
+            "params_sent": False,
+            "lines_sent": 0,
+            "artifacts_sent": 0,
+            # A restart keeps what was there: MLflow's parameters can be set once only.
+            **before,
+            "ended": None,  # how the job closed the run
+            "seen": None,  # the ending that MLflow was told, after everything else
+        }
+        self._again = before.get("seen") is not None
+        self._lines = _Lines(self.folder / "metrics.jsonl", self._state["lines_sent"])
+        self._artifacts = _Lines(self.folder / "artifacts.jsonl", self._state["artifacts_sent"])
+        self._last_step = self._lines.last["step"] if self._lines.last else -1
+        self._remember()
+        self._closed = threading.Event()
         self._complained = False
         self._thread = threading.Thread(target=self._send_forever, name="mlflow", daemon=True)
         self._thread.start()
@@ -91,16 +108,11 @@ class Run:
         if step <= self._last_step:
             return
         self._last_step = step
-        line = json.dumps({"step": step, "time_ms": int(time.time() * 1000), "metrics": values})
-        with self._lock, open(self._lines_path, "a") as f:
-            f.write(line + "\n")
-        self._wake.set()
+        self._lines.append({"step": step, "time_ms": int(time.time() * 1000), "metrics": values})
 
     def artifact(self, path: str | Path, folder: str = "") -> None:
-        """Send a file; it must stay where it is until `close`."""
-        with self._lock:
-            self._artifacts.append((Path(path), folder))
-        self._wake.set()
+        """Send a file; it must stay where it is until MLflow has it."""
+        self._artifacts.append({"path": os.path.relpath(path, self.folder), "folder": folder})
 
     def video(self, name: str, step: int, frames: list[np.ndarray], fps: float) -> None:
         """Videos (uint8 (T, H, W, 3)) as playable mp4 files and one still grid; small ones are enlarged to be seen."""
@@ -116,93 +128,120 @@ class Run:
 
     def close(self, status: str = "FINISHED", timeout_s: float = 30.0) -> None:
         """Send what is left and end the run; gives up after `timeout_s` (the files keep what could not be sent)."""
-        self._closing = True
-        self._wake.set()
+        self._remember(ended=status)
+        self._closed.set()
         self._thread.join(timeout_s)
-        if self._thread.is_alive() or self._pending():
-            log.warning("MLflow at %s was not reached; unsent metrics stay in %s", self.uri, self._lines_path)
-        elif self.run_id:
-            self._client().set_terminated(self.run_id, status)
-
-    def _newest_step(self) -> int:
-        if not self._lines_path.is_file():
-            return -1
-        text = self._lines_path.read_text()
-        whole = text[: text.rfind("\n") + 1]
-        if whole != text:  # a kill in the middle of a line
-            self._lines_path.write_text(whole)
-        lines = whole.splitlines()
-        return json.loads(lines[-1])["step"] if lines else -1
-
-    def _pending(self) -> bool:
-        with self._lock:
-            lines = self._lines_path.read_text().count("\n") if self._lines_path.is_file() else 0
-            return bool(self._artifacts) or lines > self._state["sent"] or self.run_id is None
+        if self._state["seen"] != status:
+            log.warning("MLflow at %s was not reached; unsent metrics stay in %s", self.uri, self.folder)
 
     def _send_forever(self) -> None:
         while True:
-            self._wake.wait(SEND_EVERY_S)
-            self._wake.clear()
-            closing = self._closing
+            ended = self._state["ended"]
             try:
-                self._send()
+                self._send(ended)
                 self._complained = False
             except Exception as error:
                 # Whatever is wrong with the tracking server, training is worth more than its picture.
                 if not self._complained:
-                    log.warning("MLflow at %s is away (%s); metrics wait in %s", self.uri, error, self._lines_path)
+                    log.warning("MLflow at %s is away (%s); metrics wait in %s", self.uri, error, self.folder)
                     self._complained = True
-            if closing:
+            if ended:
                 return
-            time.sleep(SEND_EVERY_S if self._complained else 0.2)
+            self._closed.wait(SEND_EVERY_S)
+
+    def _send(self, ended: str | None) -> None:
+        from mlflow.entities import Metric, Param
+
+        # This thread tries again for ever: a client that does so too would hold `close` up for minutes.
+        os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+        os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "30")
+        client, state = self._client(), self._state
+        if self.run_id is None:
+            experiment = experiment_id(client, state["experiment"], self.uri)
+            run = client.create_run(experiment, run_name=state["name"], tags=state["tags"])
+            self._remember(run_id=run.info.run_id)
+        elif self._again:
+            client.update_run(self.run_id, status="RUNNING")
+        self._again = False
+        if not state["params_sent"]:
+            params = [Param(key, value) for key, value in state["params"].items()]
+            for first in range(0, len(params), PARAMS):
+                client.log_batch(self.run_id, params=params[first : first + PARAMS])
+            self._remember(params_sent=True)
+        while lines := self._lines.unsent(BATCH):
+            metrics, count = [], 0
+            for entry in lines:
+                if metrics and len(metrics) + len(entry["metrics"]) > BATCH:
+                    break
+                metrics += [Metric(k, float(v), entry["time_ms"], entry["step"]) for k, v in entry["metrics"].items()]
+                count += 1
+            client.log_batch(self.run_id, metrics=metrics)
+            self._remember(lines_sent=self._lines.sent(count))
+        while files := self._artifacts.unsent(1):
+            path = self.folder / files[0]["path"]
+            if path.is_file():
+                client.log_artifact(self.run_id, str(path), files[0]["folder"] or None)
+            self._remember(artifacts_sent=self._artifacts.sent(1))
+        if ended:
+            client.set_terminated(self.run_id, ended)
+            self._remember(seen=ended)
 
     def _client(self):
         from mlflow import MlflowClient
 
         return MlflowClient(self.uri)
 
-    def _send(self) -> None:
-        client = self._client()
-        if self.run_id is None:
-            run = client.create_run(
-                experiment_id(client, self.experiment, self.uri), run_name=self.name, tags=self._tags
-            )
-            self._remember(run_id=run.info.run_id)
-            for key, value in self._params.items():
-                client.log_param(self.run_id, key, value)
-        self._send_metrics(client)
-        while True:
-            with self._lock:
-                if not self._artifacts:
-                    return
-                path, folder = self._artifacts[0]
-            if path.is_file():
-                client.log_artifact(self.run_id, str(path), folder or None)
-            with self._lock:
-                self._artifacts.pop(0)
-
-    def _send_metrics(self, client) -> None:
-        from mlflow.entities import Metric
-
-        if not self._lines_path.is_file():
-            return
-        with self._lock:
-            lines = self._lines_path.read_text().splitlines()[self._state["sent"] :]
-        while lines:
-            metrics, count = [], 0
-            for line in lines:
-                entry = json.loads(line)
-                if metrics and len(metrics) + len(entry["metrics"]) > BATCH:
-                    break
-                metrics += [Metric(k, float(v), entry["time_ms"], entry["step"]) for k, v in entry["metrics"].items()]
-                count += 1
-            client.log_batch(self.run_id, metrics=metrics)
-            self._remember(sent=self._state["sent"] + count)
-            lines = lines[count:]
-
     def _remember(self, **changes) -> None:
-        self._state |= changes
-        write_json(self._state_path, self._state)
+        with self._lock:
+            self._state |= changes
+            write_json(self._path, self._state)
+
+
+class _Lines:
+    """A file of JSON lines: one thread appends, another takes from the first line that was not sent.
+
+    Args: sent, how many lines of an existing file were sent. Attributes: last, the newest line.
+    """
+
+    def __init__(self, path: Path, sent: int):
+        self._path = path
+        path.touch()
+        data = path.read_bytes()
+        whole = data[: data.rfind(b"\n") + 1]
+        if whole != data:  # a kill in the middle of a line
+            path.write_bytes(whole)
+        lines = whole.splitlines(keepends=True)
+        self.last: dict | None = json.loads(lines[-1]) if lines else None
+        self._sent, self._offset = sent, sum(map(len, lines[:sent]))
+        self._sizes: list[int] = []
+
+    def append(self, entry: dict) -> None:
+        self.last = entry
+        with open(self._path, "ab") as f:
+            f.write(json.dumps(entry).encode() + b"\n")
+
+    def unsent(self, most: int) -> list[dict]:
+        """The next lines that were not sent."""
+        with open(self._path, "rb") as f:
+            f.seek(self._offset)
+            lines = [line for line in itertools.islice(f, most) if line.endswith(b"\n")]
+        self._sizes = [len(line) for line in lines]
+        return [json.loads(line) for line in lines]
+
+    def sent(self, count: int) -> int:
+        """The first `count` of the lines that `unsent` gave were sent; how many that makes in all."""
+        self._sent += count
+        self._offset += sum(self._sizes[:count])
+        return self._sent
+
+
+def catch_up(folder: str | Path, uri: str) -> bool:
+    """Whether the folder's run has ended; sends what MLflow has not seen of it."""
+    path = Path(folder) / "run.json"
+    state = read_json(path) if path.is_file() else {"ended": None}
+    if state["ended"] and state["seen"] != state["ended"]:
+        Run(folder, state["experiment"], state["name"], uri).close(state["ended"])
+    return state["ended"] is not None
 
 
 def experiment_id(client, name: str, uri: str) -> str:
@@ -267,17 +306,10 @@ def log_outcome(
     output: str | Path, experiment: str, params: dict[str, Any], metrics: dict[str, float], artifacts: list[Path]
 ) -> None:
     """What a job without steps came to, as one run; logged once per output folder, however often the job is run."""
-    folder = Path(output) / "tracking"
-    if (folder / "metrics.jsonl").is_file() and read_json(folder / "run.json")["sent"]:
+    folder, uri = Path(output) / "tracking", store_beside(output)
+    if catch_up(folder, uri):
         return
-    run = Run(
-        folder,
-        experiment_name(experiment),
-        Path(output).name,
-        uri=store_beside(output),
-        params=params,
-        tags=git_state(),
-    )
+    run = Run(folder, experiment_name(experiment), Path(output).name, uri=uri, params=params, tags=git_state())
     run.metrics(0, metrics)
     for path in artifacts:
         run.artifact(path)

@@ -25,7 +25,7 @@ from lingen.training import EMA, FitConfig, Hooks, fit
 from lingen.video import to_uint8
 from pipelines.ray_train import TRACKING, WorkerConfig, absolute_paths, prepare_worker, run_workers
 from pipelines.recipes import Recipe, TrainStage, find_stage
-from pipelines.tracking import Run, experiment_name, flatten, git_state
+from pipelines.tracking import Run, catch_up, experiment_name, flatten, git_state, store_beside
 
 log = logging.getLogger(__name__)
 
@@ -82,6 +82,7 @@ def train(config: TrainConfig) -> dict[str, Any]:
     content = {"stage": stage.name, "preset": stage.preset, "fit": _curve_of(config.fit), "prompts": config.prompts}
     folder = OutputFolder.open(config.output, "train", content, inputs, overwrite=config.overwrite)
     if folder.finished:
+        catch_up(folder.path / TRACKING, config.mlflow or store_beside(config.output))
         log.info("%s is finished; nothing to do", folder.path)
         return read_manifest(folder.path)
 
@@ -98,7 +99,7 @@ def train(config: TrainConfig) -> dict[str, Any]:
         "run": {
             "experiment": experiment_name(f"lingen-{recipe.name}"),
             "name": stage.name,
-            "uri": config.mlflow,
+            "uri": config.mlflow or store_beside(config.output),
             "params": _params(config, recipe, stage, architecture, shards),
             "tags": {"stage": stage.name, "recipe": recipe.name, **git_state()},
             "parent": os.environ.get("LINGEN_PARENT_RUN"),

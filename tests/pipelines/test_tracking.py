@@ -59,16 +59,22 @@ def test_a_line_cut_off_by_a_kill_is_dropped_and_logged_again(tmp_path, store):
 
 
 def test_training_goes_on_while_mlflow_is_away_and_nothing_is_lost(tmp_path, store, caplog):
-    away = tracking.Run(tmp_path / "t", "exp", "stage", uri="http://127.0.0.1:9")  # nobody listens there
+    (tmp_path / "sample.txt").write_text("a sample")
+    uri = "http://127.0.0.1:9"  # nobody listens there
+    away = tracking.Run(tmp_path / "t", "exp", "stage", uri=uri, params={"lr": 0.1})
     for step in range(1, 4):
         away.metrics(step, {"loss": float(step)})
+    away.artifact(tmp_path / "sample.txt")
     away.close(timeout_s=1)
     assert "unsent metrics stay in" in caplog.text
     lines = [json.loads(line) for line in (tmp_path / "t" / "metrics.jsonl").read_text().splitlines()]
     assert [line["step"] for line in lines] == [1, 2, 3]
-    back = tracking.Run(tmp_path / "t", "exp", "stage", uri=store)
-    back.close()
-    assert history(store, back.run_id, "loss") == [(1, 1.0), (2, 2.0), (3, 3.0)]
+    assert tracking.catch_up(tmp_path / "t", store), "what the same command does when its output is finished"
+    client = mlflow.MlflowClient(store)
+    (run,) = client.search_runs([client.get_experiment_by_name("exp").experiment_id])
+    assert history(store, run.info.run_id, "loss") == [(1, 1.0), (2, 2.0), (3, 3.0)]
+    assert [a.path for a in client.list_artifacts(run.info.run_id)] == ["sample.txt"]
+    assert (run.info.status, run.data.params) == ("FINISHED", {"lr": "0.1"})
 
 
 def test_videos_are_playable_artifacts_with_a_still_grid(tmp_path, store):
