@@ -1,0 +1,94 @@
+"""Encoded folders of random content, written by the real writers: for tests, benchmarks and new machines."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import torch
+
+from lingen import shards
+from lingen.buckets import Bucket
+from lingen.manifest import OutputFolder, file_digest
+from lingen.shard_index import INDEX, LatentFormat, TextFormat, write_index
+from lingen.tae import TAE, TAEConfig, save_tae
+from lingen.text import TextEncoderConfig, build_text_encoder
+
+DIGEST = "0123456789abcdef"
+
+
+def write_random_latents(
+    folder: Path,
+    counts: Mapping[str, int],
+    per_shard: int = 4,
+    dtype: str = "float16",
+    encoders: Sequence[tuple[str, str, int]] = (("encoder 0", "encoder 0", 8),),
+    tae_digest: str = DIGEST,
+) -> Path:
+    """Latents and text embeddings of so many samples per bucket name; equal arguments give equal bytes.
+
+    Args: encoders, name, digest and width of each text encoder.
+    """
+    generator = torch.Generator().manual_seed(0)
+    names, digests, dims = (list(x) for x in zip(*encoders))
+    for name, count in counts.items():
+        bucket = Bucket.parse(name)
+        rows, text_rows = [], []
+        for first in range(0, count, per_shard):
+            shard = f"{first // per_shard:06d}.tar"
+            with (
+                shards.ShardWriter(folder / "latents" / name / shard) as latents,
+                shards.ShardWriter(folder / "text" / name / shard) as text,
+            ):
+                for i in range(first, min(first + per_shard, count)):
+                    clip = f"{name.split('_')[0]}{i:08x}"
+                    key = shards.sample_key(clip, 0)
+                    source = shards.Provenance(
+                        clip_id=clip,
+                        uri=f"/clips/{clip}.mp4",
+                        caption=f"caption {i}",
+                        license="CC-BY-4.0",
+                        source="test",
+                        attribution="nobody",
+                        bucket=name,
+                        start_s=0.0,
+                        end_s=bucket.frames / 16,
+                        fps=16.0,
+                        source_width=640,
+                        source_height=480,
+                    )
+                    latent = torch.randn(bucket.latent_shape(), generator=generator)
+                    a = latents.add(key, shards.LATENT, shards.pack_latent(latent, dtype))
+                    b = latents.add(key, shards.METADATA, shards.pack_metadata(source, tae_digest))
+                    lengths = [3 + (i + j) % 4 for j in range(len(dims))]
+                    embeddings = [torch.randn(n, d, generator=generator) for n, d in zip(lengths, dims)]
+                    c = text.add(key, shards.TEXT, shards.pack_text(embeddings, dtype))
+                    where = {"key": key, "shard": shard}
+                    facts = {"clip_id": clip, "license": "CC-BY-4.0", "source": "test", "canary_psnr": None}
+                    facts |= {"seconds": bucket.frames / 16, "shape": list(latent.shape)}
+                    rows.append(where | facts | a.columns() | b.columns("metadata_"))
+                    text_rows.append(where | c.columns() | {"lengths": lengths})
+        unit = {"scale": [1.0] * 16, "shift": [0.0] * 16}
+        form = LatentFormat(bucket=name, resolution=64, fps=16.0, dtype=dtype, tae_digest=tae_digest, **unit)
+        write_index(folder / "latents" / name / INDEX, rows, form)
+        text_form = TextFormat(bucket=name, dtype=dtype, names=names, digests=digests, dims=dims)
+        write_index(folder / "text" / name / INDEX, text_rows, text_form)
+    return folder
+
+
+def write_random_encoding(folder: Path, counts: Mapping[str, int], per_shard: int = 64) -> Path:
+    """A finished output folder as jobs/encode.py leaves it, of random latents and a small untrained TAE.
+
+    jobs/train.py trains the demo's stages on it.
+    """
+    text = TextEncoderConfig(model="lingen-tiny")
+    encoder = build_text_encoder(text)
+    output = OutputFolder.open(folder, "encode", {"text": text}, {})
+    torch.manual_seed(0)
+    tae = TAE(TAEConfig(channels=(8, 8, 16, 16), blocks=1, decoder_blocks=1))
+    save_tae(tae, folder / "tae")
+    encoders = [(encoder.name, encoder.digest, encoder.dim)]
+    write_random_latents(folder, counts, per_shard, encoders=encoders, tae_digest=tae.digest)
+    indexes = sorted(folder.glob(f"*/*/{INDEX}"))
+    output.publish({str(path.relative_to(folder)): file_digest(path) for path in indexes})
+    return folder
