@@ -14,8 +14,10 @@ import threading
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from itertools import islice
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from lingen.buckets import Bucket
@@ -27,6 +29,7 @@ from lingen.text import pad_text
 
 log = logging.getLogger(__name__)
 
+MAX_AHEAD = 8
 MAX_REPLACEMENTS = 64
 
 
@@ -63,7 +66,8 @@ class LatentLoader:
         rank, world_size: this worker and how many share each global batch.
         start_step: the first step to yield.
         stop_step: one past the last step; None goes on for ever.
-        read_ahead: batches kept in flight.
+        read_ahead_mb: megabytes of float32 latents to keep in flight beside the batch that is handed out; one batch at
+            least, MAX_AHEAD at most.
         threads: readers. Local disks need few; remote storage hides its latency behind more.
 
     Attributes: damaged, the keys found damaged so far (each is reported once in the log).
@@ -82,7 +86,7 @@ class LatentLoader:
         *,
         start_step: int = 0,
         stop_step: int | None = None,
-        read_ahead: int = 4,
+        read_ahead_mb: float = 32.0,
         threads: int = 2,
     ):
         if not 0 <= rank < world_size:
@@ -97,7 +101,7 @@ class LatentLoader:
         self.damaged: set[str] = set()
         self._local = threading.local()
         self._next, self._stop = start_step, stop_step
-        self._read_ahead, self._threads = max(1, read_ahead), max(1, threads)
+        self._read_ahead, self._threads = read_ahead_mb * 1e6, max(1, threads)
 
     def __iter__(self) -> Iterator[LatentBatch]:
         pool = ThreadPoolExecutor(self._threads, thread_name_prefix="latents")
@@ -105,15 +109,12 @@ class LatentLoader:
         planned = self._next
         try:
             while True:
-                while len(ahead) < self._read_ahead and (self._stop is None or planned < self._stop):
+                while (self._stop is None or planned < self._stop) and self._wants_more(ahead):
                     ahead.append(self._submit(pool, planned))
                     planned += 1
                 if not ahead:
                     return
-                pending = ahead.popleft()
-                read = [one for part in pending.parts for one in part.result()]
-                self._next = pending.batch.step + 1
-                yield self._collate(pending, read)
+                yield self._finish(ahead.popleft())
         finally:
             pool.shutdown(wait=False, cancel_futures=True)
 
@@ -122,11 +123,17 @@ class LatentLoader:
         """The loader's whole state: the step that the next batch belongs to."""
         return self._next
 
+    def _wants_more(self, ahead: deque[_Pending]) -> bool:
+        """Whether to read one more; ahead[0] is the batch to hand out next, the others are read ahead of it."""
+        in_flight = sum(pending.latent_BCTHW.nbytes for pending in islice(ahead, 1, None))
+        return len(ahead) < 2 or (len(ahead) <= MAX_AHEAD and in_flight < self._read_ahead)
+
     def _submit(self, pool: ThreadPoolExecutor, step: int) -> _Pending:
         batch = self.plan[step]
         places = batch.slice(self.rank, self.world_size)
         shape = self.index.buckets[batch.bucket.name].latent_shape
-        latent_BCTHW = torch.empty((len(places), *shape), dtype=torch.float32)
+        # Not torch.empty: it asks for aligned memory, and glibc fragments under that until half of the heap is holes.
+        latent_BCTHW = torch.from_numpy(np.empty((len(places), *shape), np.float32))
         share = -(-len(places) // self._threads)
         rows = [slice(i, i + share) for i in range(0, len(places), share)]
         parts = [pool.submit(self._read, batch, places[part], latent_BCTHW[part]) for part in rows]
@@ -157,7 +164,10 @@ class LatentLoader:
                 sample = self.plan.replacement(batch.step, place, attempt)
         raise DamagedSample(f"{batch.bucket.name}: {MAX_REPLACEMENTS} samples in a row are damaged; encode it again")
 
-    def _collate(self, pending: _Pending, read: list[_Read]) -> LatentBatch:
+    def _finish(self, pending: _Pending) -> LatentBatch:
+        """Wait for a batch in flight and collate it."""
+        read = [one for part in pending.parts for one in part.result()]
+        self._next = pending.batch.step + 1
         fed = [one.fed for one in read]
         drop = [sample.drop_text for sample in fed]
         return LatentBatch(

@@ -10,12 +10,14 @@ C channels, T/H/W latent axes, L text tokens, D text width.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import io
 import json
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from lingen import shards
@@ -25,6 +27,8 @@ from lingen.manifest import write_atomic
 
 INDEX = "index.parquet"
 _KEY = b"lingen"
+_WHERE = ("key", "shard", "offset", "size", "checksum")
+_WHERE_METADATA = ("metadata_offset", "metadata_size", "metadata_checksum")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -80,26 +84,42 @@ def write_index(path: str | Path, rows: Iterable[dict[str, Any]], form: LatentFo
     write_atomic(path, buffer.getvalue())
 
 
-def read_index(data: bytes | str | Path):
-    """(table, format) of an index given as path or bytes."""
+def read_index(data: bytes | str | Path, columns: Sequence[str] | None = None):
+    """(table, format) of an index given as path or bytes; all columns, or those named."""
+    import pyarrow as pa
     import pyarrow.parquet as pq
 
-    table = pq.read_table(io.BytesIO(data) if isinstance(data, bytes) else data)
+    # Not pq.read_table: that imports pyarrow.dataset and pandas, which takes longer than reading.
+    source = pa.BufferReader(data) if isinstance(data, bytes) else data
+    with pq.ParquetFile(source, read_dictionary=["shard"]) as file:
+        table = file.read(columns)
     form = json.loads(table.schema.metadata[_KEY])
     return table, (TextFormat if "names" in form else LatentFormat)(**form)
+
+
+def _first(data: bytes, column: str):
+    """The first row's value."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    return next(pq.ParquetFile(pa.BufferReader(data)).iter_batches(1, columns=[column]))[column][0].as_py()
+
+
+def _integers(table, name: str) -> np.ndarray:
+    """A column of numbers without a copy (pyarrow's own to_numpy imports pandas)."""
+    return np.from_dlpack(table[name].combine_chunks())
 
 
 class _Column:
     """The members of one kind (latents or text) of one bucket: where row i lies."""
 
     def __init__(self, table, tree: str, prefix: str = ""):
-        table = table.combine_chunks()
-        shard = table["shard"].combine_chunks().dictionary_encode()
+        shard = table["shard"].unify_dictionaries().combine_chunks()
         self.names = [f"{tree}/{name}" for name in shard.dictionary.to_pylist()]
-        self.shard = shard.indices.to_numpy()
-        self.offset = table[prefix + "offset"].to_numpy()
-        self.size = table[prefix + "size"].to_numpy()
-        self.checksum = table[prefix + "checksum"].to_numpy()
+        self.shard = np.from_dlpack(shard.indices)
+        self.offset = _integers(table, prefix + "offset")
+        self.size = _integers(table, prefix + "size")
+        self.checksum = _integers(table, prefix + "checksum")
 
     def read(self, files: ByteRanges, row: int, into: Scratch) -> memoryview:
         """The member's bytes, proved; good until the next read into the same scratch."""
@@ -116,10 +136,9 @@ class _Column:
 
     def needed_bytes(self) -> dict[str, int]:
         """Shard -> the least size it must have."""
-        need = dict.fromkeys(self.names, 0)
-        for code, end in zip(self.shard.tolist(), (self.offset + self.size).tolist()):
-            need[self.names[code]] = max(need[self.names[code]], end)
-        return need
+        need = np.zeros(len(self.names), np.int64)
+        np.maximum.at(need, self.shard, self.offset + self.size)
+        return dict(zip(self.names, need.tolist()))
 
 
 class BucketIndex:
@@ -128,17 +147,24 @@ class BucketIndex:
     def __init__(self, bucket: Bucket, files: ByteRanges):
         self.bucket, self._files = bucket, files
         latents, text = f"latents/{bucket.name}", f"text/{bucket.name}"
-        self.table, self.format = read_index(files.read_all(f"{latents}/{INDEX}"))
-        text_table, self.text_format = read_index(files.read_all(f"{text}/{INDEX}"))
-        self._keys = self.table["key"].combine_chunks()
+        # Only the columns that find a sample: at a million samples the others would be ten times as much to read.
+        data = files.read_all(f"{latents}/{INDEX}")
+        table, self.format = read_index(data, [*_WHERE, *_WHERE_METADATA])
+        text_table, self.text_format = read_index(files.read_all(f"{text}/{INDEX}"), _WHERE)
+        self._keys = table["key"].combine_chunks()
         if not self._keys.equals(text_table["key"].combine_chunks()):
             raise ValueError(
                 f"{files.root}: {text} has other samples than {latents}; run jobs/encode.py to its end again"
             )
-        self.latent_shape = torch.Size(self.table["shape"][0].as_py())
-        self._latents = _Column(self.table, latents)
-        self._metadata = _Column(self.table, latents, "metadata_")
+        self.latent_shape = torch.Size(_first(data, "shape"))
+        self._latents = _Column(table, latents)
+        self._metadata = _Column(table, latents, "metadata_")
         self._text = _Column(text_table, text)
+
+    @functools.cached_property
+    def table(self):
+        """The whole latent index, every column of it."""
+        return read_index(self._files.read_all(f"latents/{self.bucket.name}/{INDEX}"))[0]
 
     def __len__(self) -> int:
         return len(self._keys)
@@ -147,7 +173,7 @@ class BucketIndex:
         return self._keys[row].as_py()
 
     def keys(self, rows: Sequence[int]) -> list[str]:
-        return self._keys.take(list(rows)).to_pylist()
+        return [self._keys[row].as_py() for row in rows]
 
     def row(self, key: str) -> int:
         """The row of a key, or KeyError."""

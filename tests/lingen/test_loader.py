@@ -1,9 +1,11 @@
 import logging
+import subprocess
+import sys
 
 import pytest
 import torch
 
-from lingen.loader import LatentLoader
+from lingen.loader import MAX_AHEAD, LatentLoader
 from lingen.plan import BatchPlan
 from lingen.shard_index import ShardIndex
 from lingen.shards import DamagedSample
@@ -69,7 +71,7 @@ def test_resumed_at_any_step_is_never_stopped(make_shards):
     folder = make_shards(COUNTS)
     whole = batches(folder)
     for start in (1, 5, 11):
-        for a, b in zip(batches(folder, start=start, read_ahead=1, threads=3), whole[start:], strict=True):
+        for a, b in zip(batches(folder, start=start, read_ahead_mb=0, threads=3), whole[start:], strict=True):
             same(a, b)
 
 
@@ -82,6 +84,29 @@ def test_the_state_is_the_next_step(make_shards):
     assert [next(stream).step for _ in range(4)] == [3, 4, 5, 6]
     assert loader.next_step == 7  # whatever was read ahead
     assert next(iter(LatentLoader(index, plan, start_step=10**9))).step == 10**9
+
+
+@pytest.mark.parametrize(("budget", "in_flight"), [(0, 1), (2.5, 3), (1e6, MAX_AHEAD)])
+def test_read_ahead_is_bounded_in_bytes(make_shards, monkeypatch, budget, in_flight):
+    index = ShardIndex.open(make_shards({"image_64x64": 5}))
+    batch_bytes = 2 * 16 * 8 * 8 * 4
+    submitted, submit = [], LatentLoader._submit
+    monkeypatch.setattr(LatentLoader, "_submit", lambda *args: submitted.append(args[-1]) or submit(*args))
+    plan = BatchPlan(index, seed=1, batch_size=2)
+    for batch in LatentLoader(index, plan, stop_step=20, read_ahead_mb=budget * batch_bytes / 1e6):
+        assert batch.latent_BCTHW.nbytes == batch_bytes
+        assert submitted == list(range(min(20, batch.step + 1 + in_flight)))
+
+
+def test_opening_an_index_imports_nothing_slow(make_shards):
+    code = (
+        "import sys, lingen.loader as l, lingen.plan as p, lingen.shard_index as s\n"
+        f"index = s.ShardIndex.open({str(make_shards(COUNTS))!r})\n"
+        "next(iter(l.LatentLoader(index, p.BatchPlan(index, seed=1, batch_size=8), start_step=10**6)))\n"
+        "print([m for m in ('pandas', 'pyarrow.dataset', 'pyarrow.compute') if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
 
 
 def test_a_damaged_sample_is_reported_replaced_alike_everywhere_and_never_fed(make_shards, caplog):
@@ -124,7 +149,7 @@ def test_a_bucket_damaged_throughout_stops_the_run(make_shards):
 def test_a_shard_that_vanishes_while_training_is_named(make_shards):
     folder = make_shards(COUNTS)
     index = ShardIndex.open(folder)
-    loader = LatentLoader(index, BatchPlan(index, seed=1, batch_size=8), read_ahead=1)
+    loader = LatentLoader(index, BatchPlan(index, seed=1, batch_size=8), read_ahead_mb=0)
     (folder / "text/video_48x80_17f/000000.tar").unlink()
     with pytest.raises(FileNotFoundError, match=r"text/video_48x80_17f/000000.tar is missing"):
         for _ in loader:
