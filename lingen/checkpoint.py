@@ -1,14 +1,20 @@
-"""Training checkpoints: DCP folders that any number of workers can read, published by a rename.
+"""Training checkpoints: DCP folders that any number of workers can read, written in the background.
 
-    checkpoints/step_00000100/   model, EMA and optimizer shards (torch.distributed.checkpoint) and meta.json
+    checkpoints/step_00000100/   model, EMA, optimizer and RNG shards (torch.distributed.checkpoint) and meta.json
 
-A folder without the final name is a save that was cut off; it is never read and removed by the next save.
+Training stands still only while the state is copied to host memory. A thread writes it, one save at a time, and gives
+the folder its name when all is there. A folder without that name is a save that was cut off: it is never read, and
+removed at the next start.
 """
 
 from __future__ import annotations
 
+import dataclasses
+import datetime
 import logging
 import shutil
+import threading
+from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
 
@@ -17,18 +23,47 @@ import torch.distributed as dist
 import torch.distributed.checkpoint as dcp
 from torch import nn
 from torch.distributed.checkpoint.api import CheckpointException
+from torch.distributed.checkpoint.staging import DefaultStager, StagingOptions
 from torch.distributed.checkpoint.state_dict import get_state_dict, set_state_dict
 
 from lingen.ema import EMA
 from lingen.manifest import read_json, write_json
+from lingen.rng import rng_state, set_rng_state
 
 log = logging.getLogger(__name__)
 
 META = "meta.json"
 
 
+class CheckpointFailed(RuntimeError):
+    """A checkpoint could not be written; the ones before it are intact."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Retention:
+    """Which checkpoints stay: the newest `last`, every multiple of `every` steps (0: none) for good, and the newest
+    multiple of `regular` steps (0: none), which a rewind goes back to."""
+
+    last: int = 2
+    every: int = 0
+    regular: int = 0
+
+    def keeps(self, steps: list[int]) -> set[int]:
+        """Those of `steps` (ascending) that stay."""
+        kept = set(steps[-self.last :])
+        if self.every:
+            kept |= {s for s in steps if s % self.every == 0}
+        if self.regular:
+            kept |= set([s for s in steps if s % self.regular == 0][-1:])
+        return kept
+
+
 def checkpoint_path(folder: Path, step: int) -> Path:
     return folder / f"step_{step:08d}"
+
+
+def step_of(path: Path) -> int:
+    return int(path.name.removeprefix("step_"))
 
 
 def checkpoints(folder: Path) -> list[Path]:
@@ -36,63 +71,181 @@ def checkpoints(folder: Path) -> list[Path]:
     return sorted(p for p in folder.glob("step_*") if (p / META).is_file())
 
 
-def save_checkpoint(
-    folder: Path,
-    step: int,
-    model: nn.Module,
-    ema: EMA,
-    optimizer: torch.optim.Optimizer,
-    meta: dict[str, Any],
-    keep: int,
-) -> Path:
-    """Save all that training needs to go on after `step` updates. Called by every rank.
+class Checkpointer:
+    """Saves and loads the state of one training run. Every method is called by every rank, in the same order.
 
-    Only the newest `keep` checkpoints stay; older ones go when the new one is published.
+    Args: folder, of the checkpoints; model, ema, optimizer, saved and loaded in place; retention, which of them stay;
+    timeout_s, how long ranks wait for each other while one is saved or loaded (None: torch's default).
     """
-    final = checkpoint_path(folder, step)
-    partial = folder / f".{final.name}.part"
-    if dist.get_rank() == 0:
-        shutil.rmtree(partial, ignore_errors=True)
-        partial.mkdir(parents=True)
-    dist.barrier()
-    weights, moments = get_state_dict(model, optimizer)
-    dcp.save({"model": weights, "optimizer": moments, "ema": ema.weights}, checkpoint_id=partial)
-    if dist.get_rank() == 0:
-        write_json(partial / META, {**meta, "step": step, "ema_updates": ema.updates})
+
+    def __init__(
+        self,
+        folder: Path,
+        model: nn.Module,
+        ema: EMA,
+        optimizer: torch.optim.Optimizer,
+        retention: Retention = Retention(),
+        timeout_s: float | None = None,
+    ):
+        self.folder = folder
+        self._model, self._ema, self._optimizer, self._retention = model, ema, optimizer, retention
+        # The writing thread talks to its peers while training does: that takes a group of its own, on CPU tensors.
+        timeout = None if timeout_s is None else datetime.timedelta(seconds=timeout_s)
+        self._group = dist.new_group(backend="gloo", timeout=timeout)
+        gpu = torch.cuda.is_available()
+        self._stager = DefaultStager(StagingOptions(gpu, False, False, gpu))  # pinned, copied without blocking
+        self._saving: Future | None = None
+        self._step = 0
+        if dist.get_rank() == 0:
+            self._remove_partial()
+        dist.barrier(group=self._group)
+
+    @property
+    def busy(self) -> bool:
+        """Whether this rank is still writing."""
+        return self._saving is not None and not self._saving.done()
+
+    @property
+    def failed(self) -> bool:
+        """Whether this rank knows that the save in flight has failed; `wait` then raises."""
+        return self._saving is not None and self._saving.done() and self._saving.exception() is not None
+
+    def save(self, step: int, meta: dict[str, Any]) -> None:
+        """Start saving all that training needs to go on after `step` updates; `meta` must be JSON-able.
+
+        Returns once the state is copied, so training may change it. Waits first for the save before this one.
+
+        Raises:
+            CheckpointFailed: the save before this one failed.
+        """
+        self.wait()
+        state = self._state() | {"rng": {_rank_name(): rng_state()}}
+        meta = {**meta, "step": step, "ema_updates": self._ema.updates, "world": dist.get_world_size()}
+        self._step = step
+        self._saving = _in_thread(self._write, self._stager.stage(state), step, meta)
+
+    def wait(self) -> Path | None:
+        """The checkpoint in flight, once it is published (None when nothing was in flight).
+
+        Raises:
+            CheckpointFailed: it could not be written; says where, why and what to do.
+        """
+        saving, self._saving = self._saving, None
+        if saving is None:
+            return None
+        error = saving.exception()
+        if error is None:
+            return saving.result()
+        if dist.get_rank() == 0:
+            self._remove_partial()
+        raise CheckpointFailed(self._explain(error)) from error
+
+    def load_newest(self) -> dict[str, Any] | None:
+        """Load the newest checkpoint that can be read; returns its meta, None when there is none.
+
+        A damaged one is reported, set aside as `damaged_<name>`, and the one before is taken.
+        """
+        while found := checkpoints(self.folder):
+            try:
+                return self.load(step_of(found[-1]))
+            except (Exception, CheckpointException) as error:  # the latter is no Exception
+                # DCP raises many kinds for damaged files; whatever it is, the one before is the better answer.
+                log.warning("checkpoint %s cannot be read (%s); taking the one before", found[-1], str(error)[:300])
+                dist.barrier(group=self._group)
+                if dist.get_rank() == 0:
+                    aside = found[-1].with_name(f"damaged_{found[-1].name}")
+                    shutil.rmtree(aside, ignore_errors=True)
+                    found[-1].rename(aside)
+                dist.barrier(group=self._group)
+        return None
+
+    def load(self, step: int) -> dict[str, Any]:
+        """Load in place, resharding to this number of workers; returns the meta given to `save`, with step."""
+        path = checkpoint_path(self.folder, step)
+        meta = read_json(path / META)
+        state = self._state()
+        if same_world := meta.get("world") == dist.get_world_size():
+            state["rng"] = {_rank_name(): rng_state()}
+        dcp.load(state, checkpoint_id=path, process_group=self._group)
+        set_state_dict(
+            self._model, self._optimizer, model_state_dict=state["model"], optim_state_dict=state["optimizer"]
+        )
+        self._ema.updates = meta["ema_updates"]
+        if same_world:  # generators belong to ranks: on another number of them there is nothing to put back
+            set_rng_state(state["rng"][_rank_name()])
+        return meta
+
+    def _state(self) -> dict[str, Any]:
+        weights, moments = get_state_dict(self._model, self._optimizer)
+        return {"model": weights, "optimizer": moments, "ema": self._ema.weights}
+
+    def _write(self, state: dict[str, Any], step: int, meta: dict[str, Any]) -> Path:
+        """Runs in a thread of every rank."""
+        dcp.save(state, checkpoint_id=self._partial(step), process_group=self._group)
+        error = [None]
+        if dist.get_rank() == 0:  # by now every rank has written and flushed its files
+            try:
+                self._publish(step, meta)
+            except OSError as failure:
+                error = [f"{type(failure).__name__}: {failure}"]
+        dist.broadcast_object_list(error, src=0, group=self._group)  # done on one rank means published on all
+        if error[0]:
+            raise OSError(error[0])
+        return checkpoint_path(self.folder, step)
+
+    def _publish(self, step: int, meta: dict[str, Any]) -> None:
+        final = checkpoint_path(self.folder, step)
+        write_json(self._partial(step) / META, meta)
         shutil.rmtree(final, ignore_errors=True)  # the same step again, after a fall-back to an older one
-        partial.rename(final)
-        for old in checkpoints(folder)[:-keep]:
-            shutil.rmtree(old)
-    dist.barrier()
-    return final
+        self._partial(step).rename(final)
+        found = {step_of(path): path for path in checkpoints(self.folder)}
+        for old in found.keys() - self._retention.keeps(list(found)):
+            shutil.rmtree(found[old], ignore_errors=True)
+
+    def _partial(self, step: int) -> Path:
+        return self.folder / f".{checkpoint_path(self.folder, step).name}.part"
+
+    def _remove_partial(self) -> None:
+        for partial in self.folder.glob(".step_*.part"):
+            shutil.rmtree(partial, ignore_errors=True)
+
+    def _explain(self, error: BaseException) -> str:
+        reason = f"{type(error).__name__}: {error}"
+        if isinstance(error, CheckpointException) and error.failures:
+            rank, (cause, _) = next(iter(error.failures.items()))
+            reason = f"{type(cause).__name__} on rank {rank}: {cause}"
+        free = shutil.disk_usage(self.folder).free
+        found = checkpoints(self.folder)
+        size = f", a checkpoint takes {_megabytes(_size(found[-1]))}" if found else ""
+        kept = f"the checkpoint of step {step_of(found[-1])} is intact, the same command goes on from it"
+        return (
+            f"the checkpoint of step {self._step} could not be written to {self.folder} ({' '.join(reason.split())}); "
+            f"{_megabytes(free)} are free there{size}. Make room, or keep fewer (fit.keep_checkpoints, "
+            f"fit.keep_every); {kept if found else 'there is no earlier one, the same command starts anew'}"
+        )
 
 
-def load_checkpoint(path: Path, model: nn.Module, ema: EMA, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
-    """Load in place, resharding to this number of workers; returns meta.json. Called by every rank."""
-    weights, moments = get_state_dict(model, optimizer)
-    state = {"model": weights, "optimizer": moments, "ema": ema.weights}
-    dcp.load(state, checkpoint_id=path)
-    set_state_dict(model, optimizer, model_state_dict=state["model"], optim_state_dict=state["optimizer"])
-    meta = read_json(path / META)
-    ema.updates = meta["ema_updates"]
-    return meta
+def _in_thread(function, *args) -> Future:
+    """A daemon thread, not a pool's: those are joined at exit, where a peer that died would be waited for."""
+    future: Future = Future()
 
-
-def load_newest(folder: Path, model: nn.Module, ema: EMA, optimizer: torch.optim.Optimizer) -> dict[str, Any] | None:
-    """Load the newest checkpoint that can be read; None when there is none.
-
-    A damaged one is reported, set aside as `damaged_<name>`, and the one before is taken.
-    """
-    while found := checkpoints(folder):
+    def work() -> None:
         try:
-            return load_checkpoint(found[-1], model, ema, optimizer)
-        except (Exception, CheckpointException) as error:  # the latter is no Exception
-            # DCP raises many kinds for damaged files; whatever it is, the one before is the better answer.
-            log.warning("checkpoint %s cannot be read (%s); taking the one before", found[-1], str(error)[:300])
-            dist.barrier()
-            if dist.get_rank() == 0:
-                aside = found[-1].with_name(f"damaged_{found[-1].name}")
-                shutil.rmtree(aside, ignore_errors=True)
-                found[-1].rename(aside)
-            dist.barrier()
-    return None
+            future.set_result(function(*args))
+        except BaseException as error:  # DCP's own is no Exception; it is raised where the save is waited for
+            future.set_exception(error)
+
+    threading.Thread(target=work, name="checkpoint", daemon=True).start()
+    return future
+
+
+def _rank_name() -> str:
+    return f"rank{dist.get_rank()}"
+
+
+def _size(folder: Path) -> int:
+    return sum(p.stat().st_size for p in folder.rglob("*") if p.is_file())
+
+
+def _megabytes(count: int) -> str:
+    return f"{count / 2**20:,.1f} MiB"

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import hashlib
 import io
 import json
 from collections.abc import Iterable, Sequence
@@ -142,15 +143,20 @@ class _Column:
 
 
 class BucketIndex:
-    """One bucket's samples, in fixed order, readable by row. `latent_shape`: C,T,H,W of every one of them."""
+    """One bucket's samples, in fixed order, readable by row.
+
+    Attributes: latent_shape, C,T,H,W of every one of them; digest, of both index files and so, by the checksums in
+    them, of the shards.
+    """
 
     def __init__(self, bucket: Bucket, files: ByteRanges):
         self.bucket, self._files = bucket, files
         latents, text = f"latents/{bucket.name}", f"text/{bucket.name}"
         # Only the columns that find a sample: at a million samples the others would be ten times as much to read.
-        data = files.read_all(f"{latents}/{INDEX}")
+        data, text_data = (files.read_all(f"{tree}/{INDEX}") for tree in (latents, text))
+        self.digest = hashlib.sha256(data + text_data).hexdigest()[:16]
         table, self.format = read_index(data, [*_WHERE, *_WHERE_METADATA])
-        text_table, self.text_format = read_index(files.read_all(f"{text}/{INDEX}"), _WHERE)
+        text_table, self.text_format = read_index(text_data, _WHERE)
         self._keys = table["key"].combine_chunks()
         if not self._keys.equals(text_table["key"].combine_chunks()):
             raise ValueError(

@@ -17,7 +17,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from lingen.checkpoint import load_newest, save_checkpoint
+from lingen.checkpoint import Checkpointer
 from lingen.ema import EMA
 from lingen.tae import TAE, TAE_PRESETS
 from lingen.tae_loss import outlier_penalty, psnr
@@ -111,7 +111,8 @@ def fit_tae(
     objective = Objective(tae.to(device), config.outlier_weight)
     optimizer = torch.optim.AdamW(tae.parameters(), lr=config.lr, betas=(0.9, 0.95), weight_decay=0.01)
     ema = EMA(tae, config.ema_decay)
-    meta = load_newest(output / "checkpoints", tae, ema, optimizer)
+    checkpointer = Checkpointer(output / "checkpoints", tae, ema, optimizer)
+    meta = checkpointer.load_newest()
     start = meta["step"] if meta else 0
     parallel = DistributedDataParallel(objective) if world > 1 else objective
 
@@ -149,7 +150,8 @@ def fit_tae(
         if rank == 0 and metrics:
             hooks.log(done, metrics)
         if done % config.checkpoint_every == 0 or last:
-            save_checkpoint(output / "checkpoints", done, tae, ema, optimizer, {}, keep=2)
+            checkpointer.save(done, {})
+    checkpointer.wait()
     if start >= config.steps:
         report = validate(tae, ema, held_out)
     _take_average(tae, ema)

@@ -20,20 +20,25 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from lingen.checkpoint import load_newest, save_checkpoint
+from lingen.checkpoint import Checkpointer, Retention, checkpoints, step_of
 from lingen.denoiser import Denoiser, DenoiserConfig
 from lingen.ema import EMA
 from lingen.export import read_weights
 from lingen.flow import draw_noise_and_times, interpolate, per_sample_loss
+from lingen.guard import SKIPPED, Guard, GuardConfig, SkippedSteps
 from lingen.loader import LatentBatch, LatentLoader
-from lingen.manifest import digest
+from lingen.lockstep import Lockstep
+from lingen.manifest import digest, to_plain
 from lingen.plan import BatchPlan
+from lingen.preemption import Notice
 from lingen.review import review_grid
 from lingen.shard_index import ShardIndex
 from lingen.ssd import self_test
+from lingen.watchdog import Watchdog
 
 log = logging.getLogger(__name__)
 
+ASK_TOGETHER_S = 10.0  # seconds between calls of Hooks.notice_together
 NOISE_LEVELS = 4  # the loss is also reported by quarter of t: how well each part of the path is learnt
 
 
@@ -77,15 +82,23 @@ class FitConfig:
     """steps between checkpoints; one is saved at the end in any case"""
     keep_checkpoints: int = 2
     """how many of the newest stay"""
+    keep_every: int = 0
+    """checkpoints at multiples of this many steps stay for good; 0: none do"""
     log_every: int = 10
     """steps between reported metrics (means over those steps)"""
     sample_every: int = 0
     """steps between sample videos; 0: at the end only"""
-    max_skips: int = 10
-    """updates in a row that may be skipped for a non-finite gradient before training stops"""
+    guard: GuardConfig = dataclasses.field(default_factory=GuardConfig)
+    """which updates are skipped"""
+    hang_timeout: float = 1800.0
+    """seconds without progress after which training ends with an error that names the rank that is behind"""
 
     def __post_init__(self):
-        for name in ("steps", "batch_size", "checkpoint_every", "keep_checkpoints", "log_every", "max_skips"):
+        if self.keep_every < 0:
+            raise ValueError(f"fit.keep_every: must not be negative, got {self.keep_every}")
+        if not self.hang_timeout > 0:
+            raise ValueError(f"fit.hang_timeout: must be positive, got {self.hang_timeout}")
+        for name in ("steps", "batch_size", "checkpoint_every", "keep_checkpoints", "log_every"):
             if getattr(self, name) < 1:
                 raise ValueError(f"fit.{name}: must be at least 1, got {getattr(self, name)}")
         if not 0 <= self.ema_decay < 1:
@@ -101,8 +114,11 @@ class Hooks:
     log: Callable[[int, dict[str, float]], None] = lambda step, metrics: None
     sample: Callable[[int, Denoiser], None] = lambda step, model: None
     saved: Callable[[int, Path], None] = lambda step, path: None
-    stop: Callable[[], bool] = lambda: False
-    """asked after each checkpoint; True ends training early (a preemption)"""
+    """a checkpoint is published; some steps after the one it is of"""
+    notice: Callable[[], Notice] = lambda: Notice.NONE
+    """asked every step on every rank by itself; what any rank answers, all do"""
+    notice_together: Callable[[], Notice] = lambda: Notice.NONE
+    """asked some times a minute, on all ranks at the same step: it may be a collective"""
 
 
 def learning_rate(config: FitConfig, step: int) -> float:
@@ -120,17 +136,25 @@ def fit(
     output: Path,
     init: Path | None = None,
     hooks: Hooks = Hooks(),
+    about: dict | None = None,
 ) -> tuple[Denoiser, EMA, bool]:
     """Train one stage to its end, from `init` (an exported model) or from the newest checkpoint in `output`.
 
     Needs an initialised process group (one rank is enough; under torchrun it is the launcher's). Returns (model, EMA,
-    finished): finished is False when a hook asked to stop.
+    finished): finished is False when a hook asked to stop. `about` is noted in every checkpoint's meta.json.
 
     Raises:
         ValueError: the checkpoint in `output` was made with other data or settings.
-        FloatingPointError: `max_skips` non-finite gradients in a row.
+        FloatingPointError: updates were skipped again and again, whatever was done (lingen.guard).
+        CheckpointFailed: a checkpoint could not be written.
+        Stalled: ranks waited longer than `hang_timeout` for one of them.
         RuntimeError: the scan kernel fails its self-test at this stage's length and precision.
     """
+    with Watchdog(output, config.hang_timeout) as watchdog:
+        return _fit(config, architecture, shards, output, init, hooks, about or {}, watchdog)
+
+
+def _fit(config, architecture, shards, output, init, hooks, about, watchdog) -> tuple[Denoiser, EMA, bool]:
     rank, world = dist.get_rank(), dist.get_world_size()
     device = torch.device("cuda", torch.cuda.current_device()) if torch.cuda.is_available() else torch.device("cpu")
     plan = BatchPlan(
@@ -140,62 +164,157 @@ def fit(
         image_ratio=config.image_ratio,
         text_dropout=config.text_dropout,
     )
-    identity = {"plan": plan.state(), "architecture": digest(architecture.to_dict()), "tae": shards.format.tae_digest}
+    identity = {
+        "plan": plan.state(),
+        "shards": {name: bucket.digest for name, bucket in shards.buckets.items()},
+        "architecture": digest(architecture.to_dict()),
+        "tae": shards.format.tae_digest,
+    }
     check_kernels(config, architecture, shards, device)
     model, ema = _build(config, architecture, init, device)
     optimizer = torch.optim.AdamW(parameter_groups(model, config.weight_decay), lr=config.lr, betas=(0.9, config.beta2))
-    meta = load_newest(output / "checkpoints", model, ema, optimizer)
-    if meta and meta["identity"] != identity:
-        raise ValueError(f"--output: the checkpoint in {output} was trained on other shards or another model")
+    retention = Retention(config.keep_checkpoints, config.keep_every, regular=config.checkpoint_every)
+    checkpointer = Checkpointer(output / "checkpoints", model, ema, optimizer, retention, config.hang_timeout)
+    lockstep = Lockstep(config.hang_timeout)
+    skips = Skips(config.guard, output, checkpointer, lockstep)
+    meta = checkpointer.load_newest()
+    if meta:
+        if meta["identity"] != identity:
+            raise ValueError(f"--output: the checkpoint in {output} was trained on other shards or another model")
+        skips.guard.load_state(meta["guard"])
     start = meta["step"] if meta else 0
     if rank == 0 and start:
         log.info("resuming after step %d", start)
 
     loader = LatentLoader(shards, plan, rank, world, start_step=start, stop_step=config.steps)
     window = Window(device)
-    skips = 0
-    clock = time.perf_counter()
+    asked = clock = time.perf_counter()
+    watchdog.at(start, "data")
     for batch in loader:
         step = batch.step
+        watchdog.at(step, "step")
         window.seconds["data"] += time.perf_counter() - clock
+        ask = rank == 0 and time.perf_counter() - asked > ASK_TOGETHER_S
+        lockstep.say(hooks.notice(), ask, checkpointer.failed, checkpointer.busy)
         for group in optimizer.param_groups:
             group["lr"] = learning_rate(config, step)
-        _backward(model, batch, config, world, device, window)
+        losses = _backward(model, batch, config, world, device, window)
         norm = nn.utils.clip_grad_norm_(model.parameters(), config.grad_clip)
         norm = norm.full_tensor() if hasattr(norm, "full_tensor") else norm
-        if torch.isfinite(norm):
+        reason = skips.guard.reason_to_skip(norm.item())
+        if reason is None:
             optimizer.step()
             ema.update(model)
-            skips = 0
         else:
-            skips += 1
-            log.warning("step %d skipped: gradient norm %s; samples %s", step, norm.item(), batch.keys)
-            if skips >= config.max_skips:
-                raise FloatingPointError(
-                    f"{skips} non-finite gradients in a row up to step {step}; lower fit.lr or look at these samples"
-                )
+            skips.record(batch, norm.item(), losses.tolist(), reason)
         optimizer.zero_grad()
-        window.end_of_step(norm, learning_rate(config, step), skips > 0, batch)
+        notice, ask, failed, busy = lockstep.hear()
+        window.end_of_step(norm, learning_rate(config, step), reason is not None, batch)
         window.seconds["total"] += time.perf_counter() - clock
         clock = time.perf_counter()
 
         done = step + 1
         last = done == config.steps
+        watchdog.at(step, "checkpoint")
+        if failed or not busy:
+            _saved(checkpointer, hooks)
+        if skips.guard.wants_rewind:
+            _saved(checkpointer, hooks)
+            skips.rewind(config.checkpoint_every, step)
+        if ask:
+            asked = time.perf_counter()
+            notice = max(notice, hooks.notice_together())
+        watchdog.at(step, "log")
         if done % config.log_every == 0 or last:
             hooks.log(done, window.reduce())
+        watchdog.at(step, "sample")
         if last or (config.sample_every and done % config.sample_every == 0):
             with ema.applied_to(model):
                 hooks.sample(done, model)
-        if last or done % config.checkpoint_every == 0:
-            path = save_checkpoint(
-                output / "checkpoints", done, model, ema, optimizer, {"identity": identity}, config.keep_checkpoints
+        watchdog.at(step, "checkpoint")
+        # While updates are skipped the weights are suspect: no regular checkpoint of them.
+        regular = done % config.checkpoint_every == 0 and skips.guard.skips == 0
+        if last or regular or notice:
+            began = time.perf_counter()
+            _saved(checkpointer, hooks)
+            checkpointer.save(
+                done, {"identity": identity, "guard": skips.guard.state(), "fit": to_plain(config), "about": about}
             )
-            window.seconds["checkpoint"] += time.perf_counter() - clock
-            hooks.saved(done, path)
-            if not last and hooks.stop():
-                return model, ema, False
+            if last or notice == Notice.STOP:
+                _saved(checkpointer, hooks)
+            window.seconds["checkpoint"] += time.perf_counter() - began
+        if notice == Notice.STOP and not last:
+            if rank == 0:
+                log.info("asked to stop: saved after step %d; the same command goes on from there", done)
+            return model, ema, False
         clock = time.perf_counter()
+        watchdog.at(done, "data")
     return model, ema, True
+
+
+def _saved(checkpointer: Checkpointer, hooks: Hooks) -> None:
+    """Wait for the checkpoint in flight, if there is one, and say that it is there."""
+    if path := checkpointer.wait():
+        hooks.saved(step_of(path), path)
+
+
+class Skips:
+    """The guard's decisions carried out: recorded with their samples, and rewound when there are too many in a row."""
+
+    def __init__(self, config: GuardConfig, output: Path, checkpointer: Checkpointer, lockstep: Lockstep):
+        self.guard = Guard(config)
+        self._checkpointer, self._lockstep, self._output = checkpointer, lockstep, output
+        self._file = SkippedSteps(output)
+        self._row: list[dict] = []  # the skips in a row so far
+
+    def record(self, batch: LatentBatch, norm: float, losses: list[float], reason: str) -> None:
+        """Note a skipped step with all samples of the global batch; called by every rank with its own."""
+        mine = list(zip(batch.keys, losses))
+        samples = [{"key": k, "loss": _json_number(x)} for part in self._lockstep.gather(mine) for k, x in part]
+        entry = {"event": "skip", "step": batch.step, "reason": reason, "norm": _json_number(norm)}
+        entry |= {"bucket": batch.bucket.name, "samples": samples}
+        self._row = [*(self._row if self.guard.skips > 1 else []), entry]
+        if dist.get_rank() == 0:
+            self._file.add(entry)
+            log.warning("step %d is skipped: %s; samples: %s", batch.step, reason, _suspects([entry]))
+
+    def rewind(self, checkpoint_every: int, step: int) -> None:
+        """Take the weights back to the newest regular checkpoint, or the one before it after a rewind without effect.
+
+        Raises:
+            FloatingPointError: there is none, or there were rewinds enough; names samples.
+        """
+        folder, before = self._checkpointer.folder, self.guard.rewound_to
+        found = [s for s in map(step_of, checkpoints(folder)) if s % checkpoint_every == 0]
+        found = [s for s in found if before is None or s < before]
+        if not found or not self.guard.may_rewind:
+            tried = f"after {self.guard.rewinds} rewinds" if self.guard.rewinds else "and no checkpoint to rewind to"
+            raise FloatingPointError(
+                f"{self.guard.skips} updates in a row were skipped up to step {step}, {tried} "
+                f"({self._row[-1]['reason']}). Look at these samples: {_suspects(self._row)} "
+                f"(all are in {self._output / SKIPPED}); or lower fit.lr, or raise fit.guard.spike_factor"
+            )
+        state, rewinds = self._checkpointer.load(found[-1])["guard"], self.guard.skips
+        self.guard.rewound(state, found[-1])
+        if dist.get_rank() == 0:
+            self._file.add({"event": "rewind", "step": step, "to_checkpoint": found[-1]})
+            log.warning(
+                "%d updates in a row were skipped: weights are those of step %d again, the plan goes on after step %d",
+                rewinds, found[-1], step,
+            )  # fmt: skip
+
+
+def _suspects(entries: list[dict], count: int = 8) -> str:
+    """The samples with the least finite or largest losses."""
+    samples = {s["key"]: s["loss"] for entry in entries for s in entry["samples"]}
+    worst = sorted(samples, key=lambda k: -samples[k] if isinstance(samples[k], float) else -math.inf)
+    more = f" and {len(worst) - count} more" if len(worst) > count else ""
+    return ", ".join(f"{k} (loss {samples[k]})" for k in worst[:count]) + more
+
+
+def _json_number(value: float) -> float | str:
+    """JSON has no nan and no infinity."""
+    return value if math.isfinite(value) else str(value)
 
 
 def check_kernels(config: FitConfig, architecture: DenoiserConfig, shards: ShardIndex, device: torch.device) -> None:
@@ -275,8 +394,9 @@ def shard(model: Denoiser, config: FitConfig) -> None:
     fully_shard(model, mesh=mesh, mp_policy=policy)
 
 
-def _backward(model, batch: LatentBatch, config: FitConfig, world: int, device: torch.device, window: Window) -> None:
-    """Gradients of the mean loss over the global batch, micro-batch by micro-batch."""
+def _backward(model, batch: LatentBatch, config: FitConfig, world: int, device: torch.device, window: Window) -> Tensor:
+    """Gradients of the mean loss over the global batch, micro-batch by micro-batch; returns this rank's losses."""
+    losses = []
     count = batch.latent_BCTHW.shape[0]
     size = config.micro_batch or count
     for first in range(0, count, size):
@@ -290,7 +410,9 @@ def _backward(model, batch: LatentBatch, config: FitConfig, world: int, device: 
         loss_B = per_sample_loss(model(point, t, text), target)
         # Ranks' gradients are averaged: times world / batch makes that the mean over the global batch.
         (loss_B.sum() * (world / config.batch_size)).backward()
-        window.add(loss_B.detach(), t, batch.bucket.media == "image")
+        losses.append(loss_B.detach())
+        window.add(losses[-1], t, batch.bucket.media == "image")
+    return torch.cat(losses)
 
 
 class Window:
@@ -309,7 +431,8 @@ class Window:
         self._replaced = 0
 
     def add(self, loss_B: Tensor, t_B: Tensor, image: bool) -> None:
-        pairs = torch.stack([loss_B.double(), torch.ones_like(loss_B, dtype=torch.float64)], dim=1)
+        finite = loss_B.isfinite()  # the guard deals with the others; one would blank the whole window's mean
+        pairs = torch.stack([loss_B.double().where(finite, 0.0), finite.double()], dim=1)
         self._sums[0] += pairs.sum(0)
         self._sums[1 if image else 2] += pairs.sum(0)
         level = (t_B * NOISE_LEVELS).long().clamp_max(NOISE_LEVELS - 1) + 3
@@ -338,7 +461,7 @@ class Window:
             "latent_cells_per_s": counts[1].item() / seconds,
             "step_s": self.seconds["total"] / self._steps,
             "data_wait_pct": 100 * self.seconds["data"] / seconds,
-            "checkpoint_pct": 100 * self.seconds["checkpoint"] / seconds,
+            "checkpoint_stall_pct": 100 * self.seconds["checkpoint"] / seconds,
             "skipped_steps": self._skipped,
             "replaced_samples": counts[2].item(),
         }

@@ -214,10 +214,9 @@ def describe(stage: TrainStage, shards: ShardIndex, text: TextEncoderConfig, pro
 
 def _curve_of(fit_config: FitConfig) -> dict:
     """The part of the configuration that decides the loss curve and the weights."""
-    bookkeeping = ("checkpoint_every", "keep_checkpoints", "log_every", "sample_every", "micro_batch", "max_skips")
-    return {
-        k: v for k, v in to_plain(fit_config).items() if k not in (*bookkeeping, "compile", "activation_checkpointing")
-    }
+    bookkeeping = {"checkpoint_every", "keep_checkpoints", "keep_every", "log_every", "sample_every", "micro_batch"}
+    bookkeeping |= {"guard", "hang_timeout", "compile", "activation_checkpointing"}
+    return {name: value for name, value in to_plain(fit_config).items() if name not in bookkeeping}
 
 
 def _params(config, recipe: Recipe, stage: TrainStage, architecture: DenoiserConfig, shards: ShardIndex) -> dict:

@@ -22,7 +22,7 @@ from lingen import training
 from lingen.checkpoint import checkpoints
 from lingen.denoiser import DenoiserConfig
 from lingen.export import export_model
-from lingen.manifest import write_json
+from lingen.preemption import Notice
 from lingen.shard_index import ShardIndex
 
 options = json.loads(sys.argv[1])
@@ -38,7 +38,11 @@ def log(step, metrics):
     if dist.get_rank() == 0:
         with open(out / "losses.jsonl", "a") as f:
             f.write(json.dumps({"step": step, **metrics}) + "\\n")
-hooks = training.Hooks(log=log, stop=lambda: bool(options.get("stop")))
+steps = []
+def notice():
+    steps.append(1)
+    return Notice.STOP if len(steps) == options.get("stop") else Notice.NONE
+hooks = training.Hooks(log=log, notice=notice)
 if options.get("broken_kernel"):
     import dataclasses
     from lingen.ssd import BACKENDS
@@ -118,7 +122,7 @@ def undisturbed(tmp_path_factory, shards):
 def test_interrupted_and_resharded_training_is_the_same_curve(tmp_path, shards, undisturbed):
     folder, expected = undisturbed
     out = tmp_path / "resharded"
-    train(2, out, shards, dims=[8, 6], stop=True)  # stops after its first checkpoint, step 2
+    train(2, out, shards, dims=[8, 6], stop=2)
     curve, _ = train(3, out, shards, dims=[8, 6])
     assert sorted(curve) == sorted(expected)
     for step, line in expected.items():
@@ -133,7 +137,7 @@ def test_interrupted_and_resharded_training_is_the_same_curve(tmp_path, shards, 
 def test_resumed_on_one_worker_is_bitwise_the_same(tmp_path, shards, undisturbed):
     _, expected = undisturbed
     out = tmp_path / "resumed"
-    train(1, out, shards, dims=[8, 6], stop=True)
+    train(1, out, shards, dims=[8, 6], stop=2)
     curve, _ = train(1, out, shards, dims=[8, 6])
     assert [curve[s]["loss"] for s in sorted(curve)] == [expected[s]["loss"] for s in sorted(expected)]
 
