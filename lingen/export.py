@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from lingen.denoiser import Denoiser, DenoiserConfig
+from lingen.ema import EMA
 from lingen.manifest import read_json, write_atomic, write_json
 
 CONFIG = "config.json"
@@ -43,6 +44,16 @@ def export_model(
     shutil.copytree(tae, folder / "tae", dirs_exist_ok=True)
     write_json(folder / CONFIG, {**about, "model": config.to_dict()})
     return folder
+
+
+def whole_weights(model: Denoiser, ema: EMA) -> tuple[dict, dict]:
+    """(raw, averaged) unsharded state dictionaries; called by every rank."""
+
+    def whole(tensor):
+        return tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor
+
+    raw = {name: whole(p.detach()) for name, p in model.named_parameters()}
+    return raw, {name: whole(p) for name, p in ema.weights.items()}
 
 
 def model_folder(path: str | Path, field: str = "--checkpoint") -> Path:

@@ -6,6 +6,7 @@ import contextlib
 import enum
 import signal
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -25,6 +26,20 @@ class Notice(enum.IntEnum):
 def stop_file(output: Path) -> Path:
     """While this file is there, training in `output` stops at its next step; a person may make it too."""
     return output / STOP_FILE
+
+
+class StopFile:
+    """Asks for the stop file, once a second at most: it may lie on a far file server."""
+
+    def __init__(self, output: Path, every_s: float = 1.0):
+        self._path, self._every, self._next = stop_file(output), every_s, 0.0
+
+    def __call__(self) -> Notice:
+        now = time.monotonic()
+        if now < self._next:
+            return Notice.NONE
+        self._next = now + self._every
+        return Notice.STOP if self._path.exists() else Notice.NONE
 
 
 @contextlib.contextmanager

@@ -317,6 +317,13 @@ def _json_number(value: float) -> float | str:
     return value if math.isfinite(value) else str(value)
 
 
+def grown(architecture: DenoiserConfig, shards: ShardIndex) -> DenoiserConfig:
+    """The architecture with position tables as large as these shards need; they never shrink."""
+    grids = [architecture.token_grid(bucket.bucket.latent_shape()[1:]) for bucket in shards.buckets.values()]
+    sizes = tuple(max(axis) for axis in zip(architecture.position_sizes, *grids))
+    return dataclasses.replace(architecture, position_sizes=sizes)
+
+
 def check_kernels(config: FitConfig, architecture: DenoiserConfig, shards: ShardIndex, device: torch.device) -> None:
     """Compare the scan kernel with itself in pieces, forward and backward, at the longest sequence of this stage."""
     if architecture.mixer != "mate" or architecture.ma_branch != "mamba2":

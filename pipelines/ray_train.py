@@ -5,18 +5,22 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
+import logging
 import os
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 
 from data_prep.cluster import connect
 from lingen.manifest import OutputFolder
+from lingen.preemption import Notice, on_sigterm, stop_file
 from lingen.progress import Progress
 from pipelines.cli import quiet_libraries
+
+log = logging.getLogger(__name__)
 
 TRACKING = "tracking"
 
@@ -44,11 +48,19 @@ class WorkerConfig:
 
 
 def run_workers(
-    function: Callable[[dict], None], plan: dict, workers: WorkerConfig, folder: OutputFolder, progress: Progress
-) -> None:
-    """Call function(plan) on every worker; returns when all are done.
+    function: Callable[[dict], Any],
+    plan: dict,
+    workers: WorkerConfig,
+    folder: OutputFolder,
+    progress: Progress,
+    timeout_s: float = 1800.0,
+) -> Any:
+    """Call function(plan) on every worker; returns what it returned on rank 0, when all are done.
 
-    Args: folder, the job's output; progress, moved along the steps that the workers write to its metrics file.
+    SIGTERM makes the stop file in the job's output (lingen.preemption); it is for `function` to look for it.
+
+    Args: folder, the job's output; progress, moved along the steps that the workers write to its metrics
+    file; timeout_s, how long workers wait for each other in a collective.
 
     Raises:
         RuntimeError: a worker failed more than workers.max_failures times; carries the worker's own error.
@@ -65,17 +77,44 @@ def run_workers(
             use_gpu=workers.gpus > 0,
             resources_per_worker={"CPU": workers.cpus, **({"GPU": workers.gpus} if workers.gpus else {})},
         ),
-        torch_config=TorchConfig(backend="nccl" if workers.gpus else "gloo"),
+        torch_config=TorchConfig(backend="nccl" if workers.gpus else "gloo", timeout_s=int(timeout_s) or 1),
         run_config=RunConfig(
             name=f"{folder.job}-{folder.key}",  # Ray Train resumes by name, and other settings must not
             storage_path=str((folder.path / "ray").resolve()),
             failure_config=FailureConfig(max_failures=workers.max_failures),
         ),
     )
-    with _following(metrics_file(folder.path), progress):
+    stop = stop_file(folder.path)
+    stop.unlink(missing_ok=True)
+    with _following(metrics_file(folder.path), progress), on_sigterm(lambda: _ask_to_stop(stop)):
         result = trainer.fit()
     if result.error is not None:
         raise RuntimeError(f"training failed: {result.error}")
+    return result.return_value
+
+
+def _ask_to_stop(stop: Path) -> None:
+    log.warning("SIGTERM: training saves and ends at its next step; a second one ends it at once")
+    stop.touch()
+
+
+class DrainNotice:
+    """Asks Ray Train whether it will lose a node; to be called by all ranks at the same step.
+
+    Each such notice means one checkpoint now: training goes on until the node is gone, then Ray Train starts the
+    workers again elsewhere, and they resume from it.
+    """
+
+    def __init__(self):
+        self._known: list[str] = []
+
+    def __call__(self) -> Notice:
+        import ray.train
+
+        info = ray.train.get_preemption_info()
+        nodes = info.preempted_node_ids if info else []
+        new, self._known = set(nodes) - set(self._known), nodes
+        return Notice.SAVE if new else Notice.NONE
 
 
 def metrics_file(output: Path) -> Path:

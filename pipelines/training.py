@@ -13,17 +13,19 @@ import torch
 
 from lingen.buckets import Bucket
 from lingen.denoiser import Denoiser, DenoiserConfig
-from lingen.export import export_model, model_folder, read_about
+from lingen.export import export_model, model_folder, read_about, whole_weights
 from lingen.manifest import OutputFolder, digest, file_digest, read_manifest, require_manifest, to_plain
+from lingen.preemption import StopFile
 from lingen.presets import PRESETS
 from lingen.progress import Progress
 from lingen.sampler import SamplerConfig, sample
 from lingen.shard_index import ShardIndex
 from lingen.tae import load_tae
 from lingen.text import TextEncoderConfig, build_text_encoder, pad_text
-from lingen.training import EMA, FitConfig, Hooks, fit
+from lingen.training import FitConfig, Hooks, fit, grown
 from lingen.video import to_uint8
-from pipelines.ray_train import TRACKING, WorkerConfig, absolute_paths, prepare_worker, run_workers
+from pipelines.cli import Preempted
+from pipelines.ray_train import TRACKING, DrainNotice, WorkerConfig, absolute_paths, prepare_worker, run_workers
 from pipelines.recipes import Recipe, TrainStage, find_stage
 from pipelines.tracking import Run, catch_up, experiment_name, flatten, git_state, store_beside
 
@@ -64,6 +66,7 @@ def train(config: TrainConfig) -> dict[str, Any]:
     Raises:
         ValueError: bad configuration, before any work starts.
         RuntimeError: training failed more often than workers.max_failures allows.
+        Preempted: it was asked to stop (SIGTERM, or a file named `stop` in the output folder), and saved.
     """
     started = time.time()
     config = absolute_paths(config)
@@ -105,7 +108,9 @@ def train(config: TrainConfig) -> dict[str, Any]:
             "parent": os.environ.get("LINGEN_PARENT_RUN"),
         },
     }
-    run_workers(_worker, plan, config.workers, folder, Progress(stage.name, config.fit.steps, unit="steps"))
+    progress = Progress(stage.name, config.fit.steps, unit="steps")
+    if not run_workers(_worker, plan, config.workers, folder, progress, config.fit.hang_timeout):
+        raise Preempted(f"training is saved in {config.output}/checkpoints; the same command goes on from there")
     model = folder.path / "model"
     return folder.publish(
         {
@@ -151,8 +156,7 @@ def stage_architecture(stage: TrainStage, shards: ShardIndex, init: Path | None)
                 f"these shards come from TAE {shards.format.tae_digest}"
             )
         sizes = before.position_sizes
-    grids = [preset.token_grid(bucket.bucket.latent_shape()[1:]) for bucket in shards.buckets.values()]
-    return dataclasses.replace(preset, position_sizes=tuple(max(axis) for axis in zip(sizes, *grids)))
+    return grown(dataclasses.replace(preset, position_sizes=sizes), shards)
 
 
 def first_captions(shards: ShardIndex, count: int = 2) -> tuple[str, ...]:
@@ -241,8 +245,8 @@ def _meta(architecture: DenoiserConfig) -> Denoiser:
         return Denoiser(architecture)
 
 
-def _worker(plan: dict) -> None:
-    """One worker of a stage; runs in a Ray Train worker process."""
+def _worker(plan: dict) -> bool:
+    """One worker of a stage; runs in a Ray Train worker process. Returns whether the stage is finished."""
     import torch.distributed as dist
 
     config: TrainConfig = plan["config"]
@@ -252,36 +256,31 @@ def _worker(plan: dict) -> None:
     output = config.output
     rank = dist.get_rank()
     run = Run(output / TRACKING, **plan["run"]) if rank == 0 else None
-    hooks = Hooks(log=run.metrics, sample=Preview(plan, run)) if run else Hooks(sample=Preview(plan, None))
+    hooks = Hooks(sample=Preview(plan, run), notice_together=DrainNotice())
+    if run:
+        hooks = dataclasses.replace(hooks, log=run.metrics, notice=StopFile(output))
     try:
-        model, ema, _ = fit(
+        model, ema, finished = fit(
             config.fit,
             architecture,
             select_shards(config.shards, stage),
             output,
             init=model_folder(config.init, "--init") if config.init else None,
             hooks=hooks,
+            about={"stage": stage.name, "parent": str(config.init) if config.init else None},
         )
-        raw, averaged = whole_weights(model, ema)
-        if rank == 0:
-            export_model(output / "model", raw, averaged, architecture, plan["about"], Path(plan["tae"]))
-            run.artifact(output / "model" / "config.json", "model")
+        if finished:
+            raw, averaged = whole_weights(model, ema)
+            if rank == 0:
+                export_model(output / "model", raw, averaged, architecture, plan["about"], Path(plan["tae"]))
+                run.artifact(output / "model" / "config.json", "model")
     except BaseException:
         if run is not None:
             run.close("FAILED", timeout_s=5)
         raise
     if run is not None:
-        run.close()
-
-
-def whole_weights(model: Denoiser, ema: EMA) -> tuple[dict, dict]:
-    """(raw, averaged) unsharded state dictionaries; called by every rank."""
-
-    def whole(tensor):
-        return tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor
-
-    raw = {name: whole(p.detach()) for name, p in model.named_parameters()}
-    return raw, {name: whole(p) for name, p in ema.weights.items()}
+        run.close("FINISHED" if finished else "KILLED")
+    return finished
 
 
 class Preview:
