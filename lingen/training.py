@@ -76,6 +76,9 @@ class FitConfig:
     """recompute each layer's activations in the backward pass: memory for a third more time"""
     compile: bool = False
     """torch.compile every layer"""
+    shard_group: int = 0
+    """workers that share one copy of the weights, gradients and optimizer state, such as the GPUs of a node (copies are
+    kept alike across groups); 0: all workers share one copy"""
     seed: int = 0
     """of initial weights, sample order, noise and times"""
     checkpoint_every: int = 1000
@@ -101,6 +104,8 @@ class FitConfig:
         for name in ("steps", "batch_size", "checkpoint_every", "keep_checkpoints", "log_every"):
             if getattr(self, name) < 1:
                 raise ValueError(f"fit.{name}: must be at least 1, got {getattr(self, name)}")
+        if self.shard_group < 0:
+            raise ValueError(f"fit.shard_group: must be 0 or more workers, got {self.shard_group}")
         if not 0 <= self.ema_decay < 1:
             raise ValueError(f"fit.ema_decay: must be in [0, 1), got {self.ema_decay}")
         if not self.lr > 0 or self.lr_end < 0:
@@ -112,6 +117,10 @@ class Hooks:
     """What the caller wants to hear. Every rank calls them at the same steps; all but rank 0 may ignore the content."""
 
     log: Callable[[int, dict[str, float]], None] = lambda step, metrics: None
+    batch: Callable[[LatentBatch], None] = lambda batch: None
+    """before a step, with this rank's share of its samples"""
+    lap: Callable[[str], None] = lambda part: None
+    """at the end of each part of a step: data, prepare, forward, backward, optimizer, report, sample, checkpoint"""
     sample: Callable[[int, Denoiser], None] = lambda step, model: None
     saved: Callable[[int, Path], None] = lambda step, path: None
     """a checkpoint is published; some steps after the one it is of"""
@@ -194,11 +203,13 @@ def _fit(config, architecture, shards, output, init, hooks, about, watchdog) -> 
         step = batch.step
         watchdog.at(step, "step")
         window.seconds["data"] += time.perf_counter() - clock
+        hooks.batch(batch)
+        hooks.lap("data")
         ask = rank == 0 and time.perf_counter() - asked > ASK_TOGETHER_S
         lockstep.say(hooks.notice(), ask, checkpointer.failed, checkpointer.busy)
         for group in optimizer.param_groups:
             group["lr"] = learning_rate(config, step)
-        losses = _backward(model, batch, config, world, device, window)
+        losses = _backward(model, batch, config, world, device, window, hooks.lap)
         norm = nn.utils.clip_grad_norm_(model.parameters(), config.grad_clip)
         norm = norm.full_tensor() if hasattr(norm, "full_tensor") else norm
         reason = skips.guard.reason_to_skip(norm.item())
@@ -210,6 +221,7 @@ def _fit(config, architecture, shards, output, init, hooks, about, watchdog) -> 
         optimizer.zero_grad()
         notice, ask, failed, busy = lockstep.hear()
         window.end_of_step(norm, learning_rate(config, step), reason is not None, batch)
+        hooks.lap("optimizer")
         window.seconds["total"] += time.perf_counter() - clock
         clock = time.perf_counter()
 
@@ -227,10 +239,12 @@ def _fit(config, architecture, shards, output, init, hooks, about, watchdog) -> 
         watchdog.at(step, "log")
         if done % config.log_every == 0 or last:
             hooks.log(done, window.reduce())
+        hooks.lap("report")
         watchdog.at(step, "sample")
         if last or (config.sample_every and done % config.sample_every == 0):
             with ema.applied_to(model):
                 hooks.sample(done, model)
+        hooks.lap("sample")
         watchdog.at(step, "checkpoint")
         # While updates are skipped the weights are suspect: no regular checkpoint of them.
         regular = done % config.checkpoint_every == 0 and skips.guard.skips == 0
@@ -247,6 +261,7 @@ def _fit(config, architecture, shards, output, init, hooks, about, watchdog) -> 
             if rank == 0:
                 log.info("asked to stop: saved after step %d; the same command goes on from there", done)
             return model, ema, False
+        hooks.lap("checkpoint")
         clock = time.perf_counter()
         watchdog.at(done, "data")
     return model, ema, True
@@ -381,8 +396,20 @@ def _load_resized(model: Denoiser, init: Path, weights: str) -> None:
     model.load_state_dict(earlier.state_dict())
 
 
+def mesh_shape(world: int, shard_group: int) -> tuple[int, ...]:
+    """(ranks,) that share one copy, or (groups, ranks in a group): FSDP2 shards along the last axis, copies the first.
+
+    A number of ranks that the group does not divide (a node was lost) shares one copy: slower, but it always fits.
+    """
+    if not shard_group or world % shard_group:
+        if shard_group and dist.get_rank() == 0:
+            log.warning("fit.shard_group: %d does not divide %d workers; all share one copy", shard_group, world)
+        return (world,)
+    return world // shard_group, shard_group
+
+
 def shard(model: Denoiser, config: FitConfig) -> None:
-    """FSDP2 over all ranks, layer by layer; with checkpointing and compilation per layer when asked."""
+    """FSDP2 over all ranks or groups of them, layer by layer; checkpointing and compilation per layer when asked."""
     from torch.distributed._composable import checkpoint  # keeps parameter names, unlike the wrapper module
     from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
@@ -395,13 +422,23 @@ def shard(model: Denoiser, config: FitConfig) -> None:
     policy = MixedPrecisionPolicy()
     if config.precision == "bfloat16":
         policy = MixedPrecisionPolicy(param_dtype=torch.bfloat16, reduce_dtype=torch.float32)
-    mesh = init_device_mesh(next(model.parameters()).device.type, (dist.get_world_size(),))
+    shape = mesh_shape(dist.get_world_size(), config.shard_group)
+    names = ("copies", "shards")[-len(shape) :]
+    mesh = init_device_mesh(next(model.parameters()).device.type, shape, mesh_dim_names=names)
     for layer in model.layers:
         fully_shard(layer, mesh=mesh, mp_policy=policy)
     fully_shard(model, mesh=mesh, mp_policy=policy)
 
 
-def _backward(model, batch: LatentBatch, config: FitConfig, world: int, device: torch.device, window: Window) -> Tensor:
+def _backward(
+    model,
+    batch: LatentBatch,
+    config: FitConfig,
+    world: int,
+    device: torch.device,
+    window: Window,
+    lap: Callable[[str], None],
+) -> Tensor:
     """Gradients of the mean loss over the global batch, micro-batch by micro-batch; returns this rank's losses."""
     losses = []
     count = batch.latent_BCTHW.shape[0]
@@ -414,11 +451,14 @@ def _backward(model, batch: LatentBatch, config: FitConfig, world: int, device: 
         noise, t = (x.to(device) for x in draw_noise_and_times(batch.seeds[part], data.shape[1:]))
         text = [(embedding[part].to(device), mask[part].to(device)) for embedding, mask in batch.text]
         point, target = interpolate(data, noise, t)
+        lap("prepare")
         loss_B = per_sample_loss(model(point, t, text), target)
+        lap("forward")
         # Ranks' gradients are averaged: times world / batch makes that the mean over the global batch.
         (loss_B.sum() * (world / config.batch_size)).backward()
         losses.append(loss_B.detach())
         window.add(losses[-1], t, batch.bucket.media == "image")
+        lap("backward")
     return torch.cat(losses)
 
 

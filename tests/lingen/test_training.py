@@ -96,7 +96,8 @@ def train(workers, output, shards, fit=FIT, **options):
         command = [sys.executable, "-c", SCRIPT, payload]
         processes.append(subprocess.Popen(command, env=env, stderr=subprocess.PIPE, text=True))
     errors = [p.communicate(timeout=300)[1] for p in processes]
-    assert all(p.returncode == 0 for p in processes), errors[0][-3000:]
+    failed = [error[-3000:] for p, error in zip(processes, errors) if p.returncode]
+    assert not failed, failed[0]
     lines = [json.loads(line) for line in (output / "losses.jsonl").read_text().splitlines()]
     return {line["step"]: line for line in lines}, errors[0]
 
@@ -122,8 +123,11 @@ def undisturbed(tmp_path_factory, shards):
 def test_interrupted_and_resharded_training_is_the_same_curve(tmp_path, shards, undisturbed):
     folder, expected = undisturbed
     out = tmp_path / "resharded"
-    train(2, out, shards, dims=[8, 6], stop=2)
-    curve, _ = train(3, out, shards, dims=[8, 6])
+    # Hybrid sharding, two copies of two shards each; stopped after step 4.
+    _, log = train(4, out, shards, fit=FIT | {"shard_group": 2}, dims=[8, 6], stop=4)
+    assert "shard_group" not in log
+    curve, log = train(3, out, shards, fit=FIT | {"shard_group": 2}, dims=[8, 6])
+    assert "does not divide 3 workers; all share one copy" in log
     assert sorted(curve) == sorted(expected)
     for step, line in expected.items():
         assert curve[step]["loss"] == pytest.approx(line["loss"], rel=1e-5), step
