@@ -115,7 +115,7 @@ def _good_video(folder: Path, i: int, photos: list[np.ndarray], rng: np.random.G
     which = i % len(PHOTOS)
     move = MOVES[(i + i // len(PHOTOS)) % len(MOVES)]
     height, width = SIZES[i % len(SIZES)]
-    seconds = float(rng.uniform(2.6, 5.0))
+    seconds = float(rng.uniform(4.1, 4.9))  # the longest stage takes 4 s
     caption = PHOTOS[which].subject
     attribution, license_id = PHOTOS[which].attribution, PHOTOS[which].license
     cutout = None

@@ -21,11 +21,11 @@ from data_prep.latent_shards import LatentSettings, LatentWorker
 from data_prep.shard_parts import is_done, read_part, remove_parts
 from data_prep.shard_pool import WorkerConfig, pool_size, run_shards, torch_threads
 from data_prep.text_shards import write_text
-from data_prep.windows import ShardPlan, plan_shards, plan_windows, stage_resolution
+from data_prep.windows import ShardPlan, plan_shards, plan_windows
 from lingen.manifest import OutputFolder, file_digest, require_manifest, to_plain
 from lingen.progress import Progress
 from lingen.shard_index import INDEX, LatentFormat, write_index
-from lingen.stages import STAGES
+from lingen.stages import ALL_STAGES
 from lingen.tae import load_tae, save_tae
 from lingen.text import TextEncoderConfig, build_text_encoder
 
@@ -45,7 +45,7 @@ class EncodeConfig:
     tae: Path
     """Folder of a TAE checkpoint (jobs/train_tae.py)."""
     stages: tuple[str, ...] = ()
-    """Stages of the paper to encode for (t2v_256p_17s ...): they set resolution, frames and fps."""
+    """Stages to encode for (t2v_256p_17s ...): they set resolutions and lengths."""
     resolution: int = 256
     """Area of a picture is resolution squared; a multiple of 16."""
     frames: tuple[int, ...] = (272,)
@@ -84,10 +84,9 @@ class EncodeConfig:
     """Replace a folder that was made with other settings."""
 
     def __post_init__(self):
-        known = {s.name for s in STAGES}
         for name in self.stages:
-            if name not in known:
-                raise ValueError(f"--stages: {name!r} is unknown; use {', '.join(sorted(known))}")
+            if name not in ALL_STAGES:
+                raise ValueError(f"--stages: {name!r} is unknown; use {', '.join(ALL_STAGES)}")
         if not self.stages and not self.images and not self.frames:
             raise ValueError("--frames: nothing to encode without frames and images; give a length or --images")
         for field in ("fps", "max_windows_per_clip", "max_upscale", "shard_mb", "decode_timeout_s"):
@@ -103,10 +102,8 @@ class EncodeConfig:
         if not self.stages:
             return {self.resolution: set(self.frames) | ({1} if self.images else set())}
         groups: dict[int, set[int]] = {}
-        for stage in STAGES:
-            if stage.name in self.stages:
-                lengths = groups.setdefault(stage_resolution(stage), {1} if self.images else set())
-                lengths.add(stage.frames)
+        for stage in map(ALL_STAGES.get, self.stages):
+            groups.setdefault(stage.resolution, {1} if self.images else set()).add(stage.frames)
         return groups
 
     def content(self) -> dict:

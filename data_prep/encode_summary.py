@@ -7,10 +7,9 @@ import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
-from data_prep.windows import stage_resolution
 from lingen.buckets import Bucket
 from lingen.manifest import read_manifest
-from lingen.stages import STAGES
+from lingen.stages import ALL_STAGES
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -115,8 +114,8 @@ def stage_warnings(
             if not have.get((resolution, frames)):
                 what = "images" if frames == 1 else f"videos of {frames} frames"
                 warnings.append(f"no {what} at {resolution}p: stages that need them cannot train")
-    for stage in STAGES:
-        n = have.get((stage_resolution(stage), stage.frames), 0)
-        if stage.name in stages and 0 < n < stage.batch:
+    for stage in map(ALL_STAGES.get, stages):
+        n = have.get((stage.resolution, stage.frames), 0)
+        if 0 < n < stage.batch:
             warnings.append(f"{stage.name}: {n} samples are less than one batch of {stage.batch}")
     return warnings

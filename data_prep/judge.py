@@ -11,7 +11,7 @@ from data_prep.clips import Candidates
 from data_prep.duplicates import DuplicateConfig, doubles, pairs_by_embedding, pairs_by_hash
 from data_prep.filter import Outcome, apply
 from data_prep.ledger import Ledger
-from data_prep.quality import QualityConfig, propose, rejected
+from data_prep.quality import QualityConfig, decisions, propose
 from data_prep.scores import SCORES
 from lingen.manifest import digest
 
@@ -122,9 +122,9 @@ def _select_quality(found: Candidates, judgement: Judgement, config: QualityConf
     scores = {name: np.where(videos, np.asarray(found.columns[name], np.float64), np.nan) for name in names}
     concept = judgement.clusters
     groups = found.columns["content_hash"] if concept is None else concept.tolist()
-    no = rejected(config.decisions) if config.decisions else set()
+    kept = decisions(config.decisions) if config.decisions else {}
     proposed = propose(scores, groups, config.count, config.min_percentile)
-    judgement.quality = [(i, rank, found.columns["clip_id"][i] not in no) for i, rank in proposed]
+    judgement.quality = [(i, rank, kept.get(found.columns["clip_id"][i], True)) for i, rank in proposed]
     reason, rank, where = np.full(ledger.count, "", dtype=object), np.full(ledger.count, np.nan), videos & False
     for i, value, taken in judgement.quality:
         reason[i] = "quality_selected" if taken else "quality_rejected"

@@ -79,14 +79,17 @@ def write_csv(rows: Sequence[dict], columns: Sequence[str]) -> str:
     return text.getvalue()
 
 
-def rejected(path: Path) -> set[str]:
-    """clip_ids that a person said no to.
+def decisions(path: Path, field: str = "--quality.decisions") -> dict[str, bool]:
+    """clip_id -> whether a person lets it stay, of an edited quality.csv.
 
     Raises:
-        ValueError: the file lacks the columns clip_id and keep.
+        ValueError: the file lacks the columns clip_id and keep; names `field`.
     """
     with open(path, encoding="utf-8-sig", errors="replace", newline="") as f:
         reader = csv.DictReader(line.replace("\0", "") for line in f)
         if not {"clip_id", "keep"} <= set(reader.fieldnames or []):
-            raise ValueError(f"--quality.decisions: {path} needs the columns clip_id and keep")
-        return {row["clip_id"] for row in reader if (row["keep"] or "").strip().lower() in NO}
+            raise ValueError(f"{field}: {path} needs the columns clip_id and keep")
+        stays: dict[str, bool] = {}
+        for row in reader:
+            stays[row["clip_id"]] = stays.get(row["clip_id"], True) and (row["keep"] or "").strip().lower() not in NO
+        return stays

@@ -10,13 +10,11 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
-import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 
 from lingen.buckets import Bucket, bucket_set, nearest_bucket
 from lingen.shards import DTYPES, Provenance, sample_key
-from lingen.stages import Stage
 
 MEMBER_OVERHEAD = 2560
 """Bytes of a sample beside its latent: tar headers, padding and the json member, about."""
@@ -74,11 +72,6 @@ class WindowPlan:
     windows: dict[Bucket, list[Window]]
     unused: Counter
     leftover_s: float
-
-
-def stage_resolution(stage: Stage) -> int:
-    """256 of t2v_256p_17s: the paper names its stages by it."""
-    return int(re.search(r"_(\d+)p", stage.name)[1])
 
 
 def sample_times(start_s: float, end_s: float, fps: float) -> int:

@@ -23,11 +23,13 @@ class PipelineConfig:
     action: Annotated[str, tyro.conf.Positional]
     """run, status or plan"""
     recipe: str = "demo"
-    """demo (minutes on two CPU cores) or paper (LinGen's five stages)"""
+    """demo (minutes on two CPU cores) or paper (LinGen's five stages and its quality tuning)"""
     output: Path = Path("out/demo")
     """folder for everything that is made"""
     clips: str | None = None
     """your clips: a folder or a manifest (CSV, Parquet, JSONL); default: the demo's own"""
+    quality: str | None = None
+    """the reviewed list that quality tuning trains on; default: curation's proposal, curated/quality.csv, unreviewed"""
 
     def __post_init__(self):
         if self.action not in ("run", "status", "plan"):
@@ -35,7 +37,7 @@ class PipelineConfig:
 
 
 def main(config: PipelineConfig) -> None:
-    workflow = Workflow(config.recipe, config.output, config.clips)
+    workflow = Workflow(config.recipe, config.output, config.clips, config.quality)
     if config.action == "status":
         print(
             cli.table([(s.name, workflow.state(s), str(s.output)) for s in workflow.steps], ("step", "state", "output"))

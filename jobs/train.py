@@ -17,7 +17,10 @@ def defaults(arguments: list[str]) -> dict:
 def run(config: TrainConfig) -> None:
     manifest = train(config)
     outputs = manifest["outputs"]
-    print(cli.table([("stage", config.stage), ("steps", outputs["steps"]), ("seconds", manifest.get("seconds", 0))]))
+    before, after = (sizes and "x".join(map(str, sizes)) for sizes in outputs["positions"].values())
+    rows = [("stage", config.stage), ("started from", config.init or "random weights"), ("steps", outputs["steps"])]
+    rows += [("positions (TxHxW)", f"{before or 'none'} -> {after}"), ("seconds", manifest.get("seconds", 0))]
+    print(cli.table(rows))
     print(f"\nmodel: {config.output}/model")
     print(f"next: python jobs/generate.py --checkpoint {config.output} --prompt ... , or --init of a later stage")
 

@@ -13,17 +13,21 @@ class EMA:
     """Averages of a model's parameters, sharded as they are (DTensors stay DTensors).
 
     The decay grows with the number of updates n as min(decay, (1 + n) / (10 + n)), so that a short run is not held back
-    by its start.
+    by its start. After `uniform_after` updates the average starts anew and every later update counts alike (model
+    averaging, as quality tuning ends).
     """
 
-    def __init__(self, model: nn.Module, decay: float, updates: int = 0):
-        self.decay, self.updates = decay, updates
+    def __init__(self, model: nn.Module, decay: float, updates: int = 0, uniform_after: int | None = None):
+        self.decay, self.updates, self.uniform_after = decay, updates, uniform_after
         self.weights: dict[str, Tensor] = {name: p.detach().clone() for name, p in model.named_parameters()}
 
     @torch.no_grad()
     def update(self, model: nn.Module) -> None:
         self.updates += 1
-        decay = min(self.decay, (1 + self.updates) / (10 + self.updates))
+        if self.uniform_after is not None and self.updates > self.uniform_after:
+            decay = 1 - 1 / (self.updates - self.uniform_after)
+        else:
+            decay = min(self.decay, (1 + self.updates) / (10 + self.updates))
         mine = [local(w) for w in self.weights.values()]
         theirs = [local(p.detach()) for _, p in model.named_parameters()]
         torch._foreach_lerp_(mine, theirs, 1 - decay)

@@ -11,7 +11,7 @@ import dataclasses
 from lingen.denoiser import DenoiserConfig
 
 _TINY = DenoiserConfig(
-    width=128, depth=4, heads=4, mamba2_state=32, ssm_head_dim=32, text_dims=(128,), position_sizes=(8, 8, 8)
+    width=128, depth=4, heads=4, mamba2_state=32, ssm_head_dim=32, text_dims=(128,), position_sizes=(2, 4, 4)
 )
 
 _LINGEN = {

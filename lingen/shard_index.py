@@ -175,6 +175,11 @@ class BucketIndex:
     def __len__(self) -> int:
         return len(self._keys)
 
+    @property
+    def key_column(self):
+        """All keys, in order, as an Arrow array."""
+        return self._keys
+
     def key(self, row: int) -> str:
         return self._keys[row].as_py()
 

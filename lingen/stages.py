@@ -1,12 +1,14 @@
-"""The five pre-training stages of the paper, as data.
+"""The stages of training, as data: the paper's five, its quality tuning, and the same in miniature for the demo.
 
-Steps, batch and GPU-days: SUP Table 5. Frames, height and width: read off the project page's video files (16 fps); the
-paper names the stages by 256p and 512p only.
+Paper, five stages: steps, batch and GPU-days are SUP Table 5; frames, height and width are read off the project page's
+video files (16 fps), the paper names the stages by 256p and 512p only. Quality tuning: clips and lengths are SUP E.3.3
+(512p, 3,000 clips of 17 s, 300 of 68 s); its steps and batch are not published, these are ours.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import re
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -19,8 +21,15 @@ class Stage:
     width: int
     steps: int
     batch: int
-    h100_days: int
+    h100_days: int | None = None
+    quality_clips: int = 0
+    """size of the reviewed set that it trains on; 0: everything"""
     fps: int = 16
+
+    @property
+    def resolution(self) -> int:
+        """256 of t2v_256p_17s: the paper names its stages by it; pictures have about resolution squared pixels."""
+        return int(re.search(r"_(\d+)p", self.name)[1])
 
     @property
     def seconds(self) -> float:
@@ -40,3 +49,20 @@ STAGES: tuple[Stage, ...] = (
     Stage(name="t2v_512p_34s", frames=544, height=384, width=704, steps=14_000, batch=512, h100_days=2392),
     Stage(name="t2v_512p_68s", frames=1088, height=384, width=704, steps=6_000, batch=256, h100_days=1307),
 )
+
+TUNING_STAGES: tuple[Stage, ...] = (
+    Stage(name="tune_512p_17s", frames=272, height=384, width=704, steps=1000, batch=64, quality_clips=3000),
+    Stage(name="tune_512p_68s", frames=1088, height=384, width=704, steps=300, batch=16, quality_clips=300),
+)
+
+# Images, then short videos, then larger, twice and four times as long: what the paper does, small.
+DEMO_STAGES: tuple[Stage, ...] = (
+    Stage(name="demo_t2i_64p", frames=1, height=64, width=64, steps=250, batch=8),
+    Stage(name="demo_t2v_64p_1s", frames=16, height=64, width=64, steps=250, batch=8),
+    Stage(name="demo_t2v_96p_1s", frames=16, height=96, width=96, steps=200, batch=8),
+    Stage(name="demo_t2v_96p_2s", frames=32, height=96, width=96, steps=150, batch=6),
+    Stage(name="demo_t2v_96p_4s", frames=64, height=96, width=96, steps=150, batch=4),
+    Stage(name="demo_tune_96p_4s", frames=64, height=96, width=96, steps=40, batch=2, quality_clips=12),
+)
+
+ALL_STAGES = {stage.name: stage for stage in (*STAGES, *TUNING_STAGES, *DEMO_STAGES)}

@@ -24,10 +24,12 @@ def write_random_latents(
     dtype: str = "float16",
     encoders: Sequence[tuple[str, str, int]] = (("encoder 0", "encoder 0", 8),),
     tae_digest: str = DIGEST,
+    clip_ids: Sequence[str] | None = None,
 ) -> Path:
     """Latents and text embeddings of so many samples per bucket name; equal arguments give equal bytes.
 
-    Args: encoders, name, digest and width of each text encoder.
+    Args: encoders, name, digest and width of each text encoder; clip_ids, of every bucket's samples (default: made up,
+    and like no hash).
     """
     generator = torch.Generator().manual_seed(0)
     names, digests, dims = (list(x) for x in zip(*encoders))
@@ -41,7 +43,7 @@ def write_random_latents(
                 shards.ShardWriter(folder / "text" / name / shard) as text,
             ):
                 for i in range(first, min(first + per_shard, count)):
-                    clip = f"{name.split('_')[0]}{i:08x}"
+                    clip = clip_ids[i] if clip_ids else f"{name.split('_')[0]}{i:08x}"
                     key = shards.sample_key(clip, 0)
                     source = shards.Provenance(
                         clip_id=clip,

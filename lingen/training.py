@@ -12,7 +12,7 @@ import dataclasses
 import logging
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Literal
 
@@ -32,8 +32,11 @@ from lingen.manifest import digest, to_plain
 from lingen.plan import BatchPlan
 from lingen.preemption import Notice
 from lingen.review import review_grid
+from lingen.schedule import SCHEDULES, learning_rate
+from lingen.selection import select
 from lingen.shard_index import ShardIndex
 from lingen.ssd import self_test
+from lingen.validation import Validation
 from lingen.watchdog import Watchdog
 
 log = logging.getLogger(__name__)
@@ -59,7 +62,9 @@ class FitConfig:
     lr: float = 6e-5
     """peak learning rate of AdamW"""
     lr_end: float = 1e-5
-    """learning rate at the last step (half-cosine from the peak); equal to lr for a constant one"""
+    """learning rate at the last step of a linear or cosine schedule"""
+    schedule: Literal["constant", "linear", "cosine"] = "cosine"
+    """how the learning rate falls from lr to lr_end"""
     warmup: int = 100
     """steps of linear warm-up"""
     weight_decay: float = 0.01
@@ -70,6 +75,8 @@ class FitConfig:
     """largest norm of the gradient"""
     ema_decay: float = 0.9999
     """decay of the averaged weights"""
+    average_last: int = 0
+    """at the end, average the weights of so many steps evenly (model averaging) instead of exponentially; 0: never"""
     precision: Literal["float32", "bfloat16"] = "float32"
     """of the model's arithmetic; weights, gradients' sums and optimizer state stay float32"""
     activation_checkpointing: bool = False
@@ -91,6 +98,12 @@ class FitConfig:
     """steps between reported metrics (means over those steps)"""
     sample_every: int = 0
     """steps between sample videos; 0: at the end only"""
+    held_out: float = 0.001
+    """share of the files that is never trained on, in any stage; chosen by the files' hashes"""
+    validate_every: int = 0
+    """steps between validations on held-out samples (at the start and the end as well); 0: never"""
+    validation_samples: int = 64
+    """held-out samples of each medium that a validation takes"""
     guard: GuardConfig = dataclasses.field(default_factory=GuardConfig)
     """which updates are skipped"""
     hang_timeout: float = 1800.0
@@ -101,11 +114,18 @@ class FitConfig:
             raise ValueError(f"fit.keep_every: must not be negative, got {self.keep_every}")
         if not self.hang_timeout > 0:
             raise ValueError(f"fit.hang_timeout: must be positive, got {self.hang_timeout}")
-        for name in ("steps", "batch_size", "checkpoint_every", "keep_checkpoints", "log_every"):
+        at_least_one = ("steps", "batch_size", "checkpoint_every", "keep_checkpoints", "log_every")
+        for name in (*at_least_one, "validation_samples"):
             if getattr(self, name) < 1:
                 raise ValueError(f"fit.{name}: must be at least 1, got {getattr(self, name)}")
         if self.shard_group < 0:
             raise ValueError(f"fit.shard_group: must be 0 or more workers, got {self.shard_group}")
+        if self.schedule not in SCHEDULES:
+            raise ValueError(f"fit.schedule: {self.schedule} is unknown; use {', '.join(SCHEDULES)}")
+        if not 0 <= self.average_last <= self.steps:
+            raise ValueError(f"fit.average_last: {self.average_last} is not between 0 and the stage's steps")
+        if not 0 <= self.held_out < 1:
+            raise ValueError(f"fit.held_out: must be in [0, 1), got {self.held_out}")
         if not 0 <= self.ema_decay < 1:
             raise ValueError(f"fit.ema_decay: must be in [0, 1), got {self.ema_decay}")
         if not self.lr > 0 or self.lr_end < 0:
@@ -130,14 +150,6 @@ class Hooks:
     """asked some times a minute, on all ranks at the same step: it may be a collective"""
 
 
-def learning_rate(config: FitConfig, step: int) -> float:
-    """Linear warm-up, then half a cosine from lr to lr_end. `step` counts from 0."""
-    if step < config.warmup:
-        return config.lr * (step + 1) / config.warmup
-    progress = (step - config.warmup) / max(config.steps - 1 - config.warmup, 1)
-    return config.lr_end + (config.lr - config.lr_end) * (0.5 + 0.5 * math.cos(math.pi * min(progress, 1.0)))
-
-
 def fit(
     config: FitConfig,
     architecture: DenoiserConfig,
@@ -145,10 +157,12 @@ def fit(
     output: Path,
     init: Path | None = None,
     hooks: Hooks = Hooks(),
+    clips: Collection[str] | None = None,
     about: dict | None = None,
 ) -> tuple[Denoiser, EMA, bool]:
     """Train one stage to its end, from `init` (an exported model) or from the newest checkpoint in `output`.
 
+    `clips`, clip_ids of a reviewed set, limits training to these (quality tuning); validation is on all held out.
     Needs an initialised process group (one rank is enough; under torchrun it is the launcher's). Returns (model, EMA,
     finished): finished is False when a hook asked to stop. `about` is noted in every checkpoint's meta.json.
 
@@ -160,14 +174,15 @@ def fit(
         RuntimeError: the scan kernel fails its self-test at this stage's length and precision.
     """
     with Watchdog(output, config.hang_timeout) as watchdog:
-        return _fit(config, architecture, shards, output, init, hooks, about or {}, watchdog)
+        return _fit(config, architecture, shards, output, init, hooks, clips, about or {}, watchdog)
 
 
-def _fit(config, architecture, shards, output, init, hooks, about, watchdog) -> tuple[Denoiser, EMA, bool]:
+def _fit(config, architecture, shards, output, init, hooks, clips, about, watchdog) -> tuple[Denoiser, EMA, bool]:
     rank, world = dist.get_rank(), dist.get_world_size()
     device = torch.device("cuda", torch.cuda.current_device()) if torch.cuda.is_available() else torch.device("cpu")
+    train, held_out = select(shards, config.held_out, clips)
     plan = BatchPlan(
-        shards,
+        train,
         seed=config.seed,
         batch_size=config.batch_size,
         image_ratio=config.image_ratio,
@@ -176,6 +191,7 @@ def _fit(config, architecture, shards, output, init, hooks, about, watchdog) -> 
     identity = {
         "plan": plan.state(),
         "shards": {name: bucket.digest for name, bucket in shards.buckets.items()},
+        "selection": digest([config.held_out, clips and sorted(clips)]),
         "architecture": digest(architecture.to_dict()),
         "tae": shards.format.tae_digest,
     }
@@ -195,7 +211,10 @@ def _fit(config, architecture, shards, output, init, hooks, about, watchdog) -> 
     if rank == 0 and start:
         log.info("resuming after step %d", start)
 
-    loader = LatentLoader(shards, plan, rank, world, start_step=start, stop_step=config.steps)
+    validate = validation(config, held_out, model, ema, device)
+    if start == 0 and (before := validate(0)):
+        hooks.log(0, before)
+    loader = LatentLoader(train, plan, rank, world, start_step=start, stop_step=config.steps)
     window = Window(device)
     asked = clock = time.perf_counter()
     watchdog.at(start, "data")
@@ -237,8 +256,10 @@ def _fit(config, architecture, shards, output, init, hooks, about, watchdog) -> 
             asked = time.perf_counter()
             notice = max(notice, hooks.notice_together())
         watchdog.at(step, "log")
-        if done % config.log_every == 0 or last:
-            hooks.log(done, window.reduce())
+        metrics = window.reduce() if done % config.log_every == 0 or last else {}
+        metrics |= validate(done)
+        if metrics:
+            hooks.log(done, metrics)
         hooks.lap("report")
         watchdog.at(step, "sample")
         if last or (config.sample_every and done % config.sample_every == 0):
@@ -265,6 +286,27 @@ def _fit(config, architecture, shards, output, init, hooks, about, watchdog) -> 
         clock = time.perf_counter()
         watchdog.at(done, "data")
     return model, ema, True
+
+
+def validation(
+    config: FitConfig, held_out: ShardIndex | None, model: Denoiser, ema: EMA, device: torch.device
+) -> Callable[[int], dict[str, float]]:
+    """validate(step) -> losses of the averaged weights when they are due after that step, else nothing."""
+    if not config.validate_every:
+        return lambda step: {}
+    measure = Validation(held_out, config.validation_samples, NOISE_LEVELS, config.micro_batch) if held_out else ()
+    if not len(measure):
+        if dist.get_rank() == 0:
+            log.warning("no file is held out by fit.held_out %s: there is no validation", config.held_out)
+        return lambda step: {}
+
+    def validate(step: int) -> dict[str, float]:
+        if step % config.validate_every and step != config.steps:
+            return {}
+        with ema.applied_to(model):
+            return measure(model, device)
+
+    return validate
 
 
 def _saved(checkpointer: Checkpointer, hooks: Hooks) -> None:
@@ -378,7 +420,8 @@ def _build(config: FitConfig, architecture: DenoiserConfig, init: Path | None, d
         averaged = Denoiser(architecture)
         _load_resized(averaged, init, "ema")
     shard(model.to(device), config)
-    ema = EMA(model, config.ema_decay)
+    uniform_after = config.steps - config.average_last if config.average_last else None
+    ema = EMA(model, config.ema_decay, uniform_after=uniform_after)
     if averaged is not None:
         shard(averaged.to(device), config)
         ema.weights = {name: p.detach().clone() for name, p in averaged.named_parameters()}

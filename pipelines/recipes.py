@@ -1,14 +1,15 @@
 """Recipes: which stages a model goes through, and how each is trained. Data only.
 
-`paper` has LinGen's five stages (steps, batches and shapes from lingen.stages; learning rates are Movie Gen's, LinGen
-states none). `demo` has the same kind of stages in miniature, for two CPU cores and a few minutes.
+`paper` has LinGen's five stages and its quality tuning (steps, batches and shapes from lingen.stages; learning rates
+and schedules are Movie Gen's, LinGen states none). `demo` has the same stages in miniature, for two CPU cores and a few
+minutes.
 """
 
 from __future__ import annotations
 
 import dataclasses
 
-from lingen.stages import STAGES
+from lingen.stages import DEMO_STAGES, STAGES, TUNING_STAGES, Stage
 from lingen.training import FitConfig
 
 
@@ -16,7 +17,9 @@ from lingen.training import FitConfig
 class TrainStage:
     """One stage: which samples it draws and how it is trained.
 
-    Image stages (frames = 1) draw images alone; video stages draw videos of `frames` and images, mixed.
+    Image stages (frames = 1) draw images alone; video stages draw videos of `frames` and images, mixed. Fields:
+    quality, whether it trains on the reviewed clips alone; after, the stage whose weights it starts from (default: the
+    one before it in the recipe).
     """
 
     name: str
@@ -24,124 +27,117 @@ class TrainStage:
     resolution: int
     frames: int
     fit: FitConfig
+    quality: bool = False
+    after: str | None = None
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Recipe:
     """The whole way from clips to a video.
 
-    Fields: stages, in order, each starting from the one before; curate, tae, generate: flags of these jobs; encode:
-    flags of jobs/encode.py, one run for each resolution.
+    Fields: stages, in order; curate, tae, encode, generate: flags of these jobs.
     """
 
     name: str
     stages: tuple[TrainStage, ...]
     curate: tuple[str, ...]
     tae: tuple[str, ...]
-    encode: dict[int, tuple[str, ...]]
+    encode: tuple[str, ...]
     generate: tuple[str, ...]
 
 
-def _paper_fit(stage) -> FitConfig:
-    image = stage.frames == 1
-    return FitConfig(
-        steps=stage.steps,
-        batch_size=stage.batch,
-        lr=1e-4 if image else 6e-5,
-        lr_end=1e-4 if image else 1e-5,
-        warmup=1000,
-        precision="bfloat16",
-        activation_checkpointing=True,
-        compile=True,
-        micro_batch=1 if not image else 32,
-        checkpoint_every=500,
-        sample_every=3000,
+def _stage(stage: Stage, preset: str, fit: FitConfig, after: str | None = None) -> TrainStage:
+    return TrainStage(
+        name=stage.name,
+        preset=preset,
+        resolution=stage.resolution,
+        frames=stage.frames,
+        fit=dataclasses.replace(fit, steps=stage.steps, batch_size=stage.batch),
+        quality=stage.quality_clips > 0,
+        after=after,
+    )
+
+
+# Movie Gen: 1e-4 for images, 6e-5 falling to 1e-5 for video; tuning with a small batch, cosine and averaged weights.
+_PAPER_VIDEO = FitConfig(
+    lr=6e-5,
+    lr_end=1e-5,
+    warmup=1000,
+    precision="bfloat16",
+    activation_checkpointing=True,
+    compile=True,
+    micro_batch=1,
+    checkpoint_every=500,
+    sample_every=3000,
+    validate_every=1000,
+)
+_PAPER_IMAGE = dataclasses.replace(_PAPER_VIDEO, lr=1e-4, schedule="constant", micro_batch=32)
+
+
+def _paper_tuning(stage: Stage) -> FitConfig:
+    return dataclasses.replace(
+        _PAPER_VIDEO,
+        lr=1e-5,
+        lr_end=0.0,
+        warmup=stage.steps // 20,
+        image_ratio="0",
+        average_last=stage.steps // 4,
+        checkpoint_every=100,
+        sample_every=100,
+        validate_every=50,
     )
 
 
 PAPER = Recipe(
     name="paper",
-    stages=tuple(
-        TrainStage(
-            name=stage.name,
-            preset="lingen_4b",
-            resolution=256 if "256p" in stage.name else 512,
-            frames=stage.frames,
-            fit=_paper_fit(stage),
-        )
-        for stage in STAGES
+    stages=(
+        *(_stage(stage, "lingen_4b", _PAPER_IMAGE if stage.frames == 1 else _PAPER_VIDEO) for stage in STAGES),
+        *(
+            _stage(stage, "lingen_4b", _paper_tuning(stage), after=stage.name.replace("tune", "t2v"))
+            for stage in TUNING_STAGES
+        ),
     ),
-    curate=("--filter.min-aesthetic", "4.5", "--filter.min-motion", "p25"),
+    curate=(
+        *("--filter.min-aesthetic", "4.5", "--filter.min-motion", "p25"),
+        *("--quality.count", str(sum(stage.quality_clips for stage in TUNING_STAGES))),
+    ),
     tae=("--fit.preset", "tae_paper", "--workers.gpus", "1"),
-    encode={
-        256: ("--stages", "t2i_256p", "t2v_256p_17s", "--workers.gpus", "1"),
-        512: ("--stages", "t2v_512p_17s", "t2v_512p_34s", "t2v_512p_68s", "--workers.gpus", "1"),
-    },
+    encode=("--stages", *(stage.name for stage in STAGES), "--serve-shorter", "--workers.gpus", "1"),
     generate=("--seconds", "68"),
 )
 
-DEMO_RESOLUTION, DEMO_FRAMES = 64, 32
+_DEMO_VIDEO = FitConfig(
+    lr=2e-3,
+    lr_end=5e-4,
+    warmup=20,
+    image_ratio="1:10",  # 1:100 would be two or three batches of a stage this short
+    ema_decay=0.98,
+    held_out=0.08,
+    log_every=5,
+    checkpoint_every=50,
+    validate_every=50,
+    validation_samples=6,
+)
+_DEMO_FITS = {
+    "demo_t2i_64p": dataclasses.replace(_DEMO_VIDEO, schedule="constant"),
+    "demo_t2v_96p_4s": dataclasses.replace(_DEMO_VIDEO, lr=1.5e-3, lr_end=2e-4),
+    "demo_tune_96p_4s": dataclasses.replace(
+        _DEMO_VIDEO, lr=2e-4, lr_end=0.0, warmup=2, image_ratio="0", average_last=10, validate_every=10
+    ),
+}
 
 DEMO = Recipe(
     name="demo",
     # The demo's footage is camera moves over photographs, which a real curation would drop.
-    curate=("--filter.min-scene-motion", "0"),
+    curate=("--filter.min-scene-motion", "0", "--quality.count", str(DEMO_STAGES[-1].quality_clips)),
     tae=(
-        *("--pixels.resolution", str(DEMO_RESOLUTION), "--pixels.frames", str(DEMO_FRAMES)),
-        *(
-            "--fit.preset",
-            "tae_tiny",
-            "--fit.steps",
-            "400",
-            "--fit.batch-size",
-            "2",
-            "--fit.crop",
-            str(DEMO_RESOLUTION),
-        ),
+        *("--pixels.resolution", "64", "--pixels.frames", "32"),
+        *("--fit.preset", "tae_tiny", "--fit.steps", "120", "--fit.batch-size", "2", "--fit.crop", "64"),
         *("--fit.frames", "16", "--fit.lr", "5e-4", "--fit.warmup", "20", "--fit.ema-decay", "0.99"),
-        *("--fit.validate-every", "100", "--fit.checkpoint-every", "100"),
+        *("--fit.validate-every", "60", "--fit.checkpoint-every", "60"),
     ),
-    encode={
-        DEMO_RESOLUTION: (
-            *("--resolution", str(DEMO_RESOLUTION), "--frames", str(DEMO_FRAMES)),
-            *("--text.model", "lingen-tiny"),
-        )
-    },
-    stages=(
-        TrainStage(
-            name="demo_t2i_64p",
-            preset="tiny",
-            resolution=DEMO_RESOLUTION,
-            frames=1,
-            fit=FitConfig(
-                steps=200,
-                batch_size=16,
-                lr=2e-3,
-                lr_end=1e-3,
-                warmup=20,
-                ema_decay=0.98,
-                log_every=5,
-                checkpoint_every=50,
-            ),
-        ),
-        TrainStage(
-            name="demo_t2v_64p_2s",
-            preset="tiny",
-            resolution=DEMO_RESOLUTION,
-            frames=DEMO_FRAMES,
-            fit=FitConfig(
-                steps=600,
-                batch_size=8,
-                lr=2e-3,
-                lr_end=1e-4,
-                warmup=20,
-                ema_decay=0.98,
-                log_every=5,
-                checkpoint_every=50,
-                sample_every=300,
-            ),
-        ),
-    ),
+    encode=("--stages", *(stage.name for stage in DEMO_STAGES), "--serve-shorter", "--text.model", "lingen-tiny"),
+    stages=tuple(_stage(stage, "tiny", _DEMO_FITS.get(stage.name, _DEMO_VIDEO)) for stage in DEMO_STAGES),
     generate=("--sampler.guidance", "3"),
 )
 

@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 
+from data_prep.quality import decisions
 from lingen.buckets import Bucket
 from lingen.denoiser import Denoiser, DenoiserConfig
 from lingen.export import export_model, model_folder, read_about, whole_weights
@@ -19,6 +20,7 @@ from lingen.preemption import StopFile
 from lingen.presets import PRESETS
 from lingen.progress import Progress
 from lingen.sampler import SamplerConfig, sample
+from lingen.selection import select
 from lingen.shard_index import ShardIndex
 from lingen.tae import load_tae
 from lingen.text import TextEncoderConfig, build_text_encoder, pad_text
@@ -46,6 +48,8 @@ class TrainConfig:
     """folder for checkpoints, samples and the trained model; the same command resumes in it"""
     init: Path | None = None
     """output folder of the stage before; its weights are the start"""
+    quality: Path | None = None
+    """a reviewed quality.csv (jobs/curate.py --quality.count): train on the clips it keeps alone; quality tuning"""
     fit: FitConfig = dataclasses.field(default_factory=FitConfig)
     """how the stage is trained (defaults: the stage's)"""
     prompts: tuple[str, ...] = ()
@@ -77,9 +81,12 @@ def train(config: TrainConfig) -> dict[str, Any]:
         raise ValueError(
             f"--workers.count: {config.workers.count} workers cannot share a batch of {config.fit.batch_size}"
         )
+    clips = reviewed_clips(stage, config.quality)
+    train, held_out = select(shards, config.fit.held_out, clips)
+    log.info("%s: %d samples to train on, %d held out", stage.name, len(train), len(held_out) if held_out else 0)
     architecture = stage_architecture(stage, shards, config.init)
     indexes = {name: value for name, value in encoded["outputs"].items() if name.endswith(".parquet")}
-    inputs = {"shards": digest(indexes), "init": None}
+    inputs = {"shards": digest(indexes), "init": None, "quality": clips and digest(clips)}
     if config.init:
         inputs["init"] = file_digest(model_folder(config.init, "--init") / "ema.safetensors")
     content = {"stage": stage.name, "preset": stage.preset, "fit": _curve_of(config.fit), "prompts": config.prompts}
@@ -99,11 +106,12 @@ def train(config: TrainConfig) -> dict[str, Any]:
         "architecture": architecture.to_dict(),
         "about": about,
         "tae": str(tae.resolve()),
+        "clips": clips,
         "run": {
             "experiment": experiment_name(f"lingen-{recipe.name}"),
             "name": stage.name,
             "uri": config.mlflow or store_beside(config.output),
-            "params": _params(config, recipe, stage, architecture, shards),
+            "params": _params(config, recipe, stage, architecture, train),
             "tags": {"stage": stage.name, "recipe": recipe.name, **git_state()},
             "parent": os.environ.get("LINGEN_PARENT_RUN"),
         },
@@ -116,6 +124,7 @@ def train(config: TrainConfig) -> dict[str, Any]:
         {
             "model": file_digest(model / "ema.safetensors"),
             "steps": config.fit.steps,
+            "positions": {"before": _positions_of(config.init), "after": architecture.position_sizes},
             "checkpoint": str(Path("checkpoints") / f"step_{config.fit.steps:08d}"),
         },
         started,
@@ -132,6 +141,24 @@ def select_shards(folder: Path, stage: TrainStage) -> ShardIndex:
         return shards.select(resolution=stage.resolution, frames=stage.frames)
     except ValueError as error:
         raise ValueError(f"--shards: {error}") from error
+
+
+def reviewed_clips(stage: TrainStage, path: Path | None) -> list[str] | None:
+    """clip_ids that a reviewed list keeps, sorted; None without a list.
+
+    Raises:
+        ValueError: the stage is quality tuning and there is no list, or the list keeps nothing.
+    """
+    if path is None:
+        if stage.quality:
+            raise ValueError(f"--quality: stage {stage.name} trains on a reviewed set; name its quality.csv")
+        return None
+    if not path.is_file():
+        raise ValueError(f"--quality: {path} is no file; make one with jobs/curate.py --quality.count")
+    clips = sorted(clip for clip, stays in decisions(path, "--quality").items() if stays)
+    if not clips:
+        raise ValueError(f"--quality: {path} keeps no clip")
+    return clips
 
 
 def stage_architecture(stage: TrainStage, shards: ShardIndex, init: Path | None) -> DenoiserConfig:
@@ -219,11 +246,17 @@ def describe(stage: TrainStage, shards: ShardIndex, text: TextEncoderConfig, pro
 def _curve_of(fit_config: FitConfig) -> dict:
     """The part of the configuration that decides the loss curve and the weights."""
     bookkeeping = {"checkpoint_every", "keep_checkpoints", "keep_every", "log_every", "sample_every", "micro_batch"}
-    bookkeeping |= {"guard", "hang_timeout", "compile", "activation_checkpointing"}
+    bookkeeping |= {"validate_every", "validation_samples", "guard", "hang_timeout", "compile"}
+    bookkeeping |= {"activation_checkpointing"}
     return {name: value for name, value in to_plain(fit_config).items() if name not in bookkeeping}
 
 
-def _params(config, recipe: Recipe, stage: TrainStage, architecture: DenoiserConfig, shards: ShardIndex) -> dict:
+def _positions_of(init: Path | None) -> list[int] | None:
+    """Sizes of the position tables that a stage starts from; None when it starts from random weights."""
+    return read_about(model_folder(init))["model"]["position_sizes"] if init else None
+
+
+def _params(config, recipe: Recipe, stage: TrainStage, architecture: DenoiserConfig, train: ShardIndex) -> dict:
     parameters = sum(p.numel() for p in _meta(architecture).parameters())
     return flatten(
         {
@@ -231,9 +264,9 @@ def _params(config, recipe: Recipe, stage: TrainStage, architecture: DenoiserCon
             "preset": stage.preset,
             "parameters": parameters,
             "fit": to_plain(config.fit),
-            "data": {name: len(bucket) for name, bucket in shards.buckets.items()},
-            "tae": shards.format.tae_digest,
-            "text": shards.text_format.names[0],
+            "data": {name: len(bucket) for name, bucket in train.buckets.items()},
+            "tae": train.format.tae_digest,
+            "text": train.text_format.names[0],
             "init": str(config.init),
             "workers": config.workers.count,
         }
@@ -267,6 +300,7 @@ def _worker(plan: dict) -> bool:
             output,
             init=model_folder(config.init, "--init") if config.init else None,
             hooks=hooks,
+            clips=plan["clips"],
             about={"stage": stage.name, "parent": str(config.init) if config.init else None},
         )
         if finished:

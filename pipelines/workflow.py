@@ -16,7 +16,7 @@ import sys
 import time
 from pathlib import Path
 
-from lingen.manifest import MANIFEST, digest, read_json, read_manifest, write_json
+from lingen.manifest import MANIFEST, digest, file_digest, read_json, read_manifest, write_json
 from lingen.progress import clock
 from pipelines.recipes import RECIPES, Recipe
 from pipelines.tracking import Run, store_beside, tracked
@@ -57,10 +57,11 @@ class Outcome:
     seconds: float
 
 
-def steps_of(recipe: Recipe, output: Path, clips: str | None) -> list[Step]:
+def steps_of(recipe: Recipe, output: Path, clips: str | None, quality: str | None = None) -> list[Step]:
     """The recipe's steps.
 
-    Args: output, the workflow's folder; clips, folder or manifest. None makes the demo's own (demo recipe only).
+    Args: output, the workflow's folder; clips, folder or manifest, None makes the demo's own (demo recipe only);
+    quality, the reviewed list that quality tuning trains on, None takes curation's proposal unreviewed.
 
     Raises:
         ValueError: the recipe has no clips of its own and none are given.
@@ -76,18 +77,18 @@ def steps_of(recipe: Recipe, output: Path, clips: str | None) -> list[Step]:
     steps.append(Step("curate", "curate", flags, curated, tuple(s.name for s in steps)))
     flags = ("--curated", str(curated), "--output", str(tae), *recipe.tae)
     steps.append(Step("train TAE", "train_tae", flags, tae, ("curate",)))
-    for resolution, options in recipe.encode.items():
-        latents = output / f"latents_{resolution}p"
-        flags = ("--curated", str(curated), "--tae", str(tae), "--output", str(latents), *options)
-        steps.append(Step(f"encode {resolution}p", "encode", flags, latents, ("curate", "train TAE")))
-    before = None
+    latents = output / "latents"
+    flags = ("--curated", str(curated), "--tae", str(tae), "--output", str(latents), *recipe.encode)
+    steps.append(Step("encode", "encode", flags, latents, ("curate", "train TAE")))
+    before, runs = None, {}
     for stage in recipe.stages:
         run = output / "runs" / stage.name
-        flags = ("--stage", stage.name, "--shards", str(output / f"latents_{stage.resolution}p"), "--output", str(run))
-        after = (f"encode {stage.resolution}p",)
-        if before:
+        flags, after = ("--stage", stage.name, "--shards", str(latents), "--output", str(run)), ("encode",)
+        if stage.quality:
+            flags = (*flags, "--quality", quality or str(curated / "quality.csv"))
+        if before := runs.get(stage.after, before):
             flags, after = (*flags, "--init", str(before.output)), (*after, before.name)
-        before = Step(f"train {stage.name}", "train", flags, run, after)
+        before = runs[stage.name] = Step(f"train {stage.name}", "train", flags, run, after)
         steps.append(before)
     video = output / "sample.mp4"
     flags = ("--checkpoint", str(before.output), "--output", str(video), *recipe.generate)
@@ -98,15 +99,17 @@ def steps_of(recipe: Recipe, output: Path, clips: str | None) -> list[Step]:
 class Workflow:
     """A recipe in a folder."""
 
-    def __init__(self, recipe: str, output: Path, clips: str | None = None):
+    def __init__(self, recipe: str, output: Path, clips: str | None = None, quality: str | None = None):
         if recipe not in RECIPES:
             raise ValueError(f"--recipe: {recipe} is unknown; the recipes are {', '.join(RECIPES)}")
         if clips is not None and "://" not in clips and not Path(clips).exists():
             raise ValueError(f"--clips: {clips} does not exist; name a folder of clips or a manifest")
+        if quality is not None and not Path(quality).is_file():
+            raise ValueError(f"--quality: {quality} is no file; name a reviewed quality.csv")
         if output.exists() and not output.is_dir():
             raise ValueError(f"--output: {output} is a file; name a folder")
-        self.recipe, self.output, self.clips = recipe, output, clips
-        self.steps = steps_of(RECIPES[recipe], output, clips)
+        self.recipe, self.output, self.clips, self.quality = recipe, output, clips, quality
+        self.steps = steps_of(RECIPES[recipe], output, clips, quality)
         path = output / STATE
         self._keys: dict[str, str] = read_json(path) if path.is_file() else {}
 
@@ -177,7 +180,10 @@ class Workflow:
         inside = f"{self.output}{os.sep}"
         flags = [f"{{output}}/{f.removeprefix(inside)}" if f.startswith(inside) else f for f in step.flags]
         inputs = [self._made(s) for s in self.steps if s.name in step.after]
-        return digest({"flags": flags, "inputs": inputs, "clips": self._clips_stamp() if not step.after else None})
+        files = self._clips_stamp() if not step.after else None
+        if self.quality is not None and "--quality" in step.flags:
+            files = file_digest(self.quality)
+        return digest({"flags": flags, "inputs": inputs, "clips": files})
 
     def _made(self, step: Step) -> str | None:
         manifest = read_manifest(step.output)

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from data_prep.quality import QualityConfig, propose, rejected, write_csv
+from data_prep.quality import QualityConfig, decisions, propose, write_csv
 
 
 def test_the_best_of_every_concept_come_first_and_the_lower_half_never():
@@ -30,9 +30,9 @@ def test_a_person_edits_the_list_and_hostile_captions_stay_text(tmp_path):
         assert line.split(",", 2)[2].lstrip('"').startswith("'")
     path = tmp_path / "quality.csv"
     path.write_text(text.replace("yes,c1", "No ,c1").replace("yes,c4", "0,c4"))
-    assert rejected(path) == {"c1", "c4"}
+    assert decisions(path) == {"c0": True, "c1": False, "c2": True, "c3": True, "c4": False}
     path.write_text("a,b\n")
     with pytest.raises(ValueError, match=r"--quality\.decisions"):
-        rejected(path)
+        decisions(path)
     with pytest.raises(ValueError, match=r"--quality\.decisions"):
         QualityConfig(decisions=tmp_path / "nowhere.csv")

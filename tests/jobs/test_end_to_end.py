@@ -117,18 +117,12 @@ def test_the_encoded_folder_is_plain_webdataset(latents):
 def test_training_survives_kill_9_and_ends_in_a_video(out, latents, image_stage):
     av = pytest.importorskip("av")
     command = [
-        *("train", "--stage", "demo_t2v_64p_2s", "--shards", latents, "--output", out / "t2v", "--init", image_stage),
+        *("train", "--stage", "demo_t2v_64p_1s", "--shards", latents, "--output", out / "t2v", "--init", image_stage),
         *("--sampler.steps", 2, *small_fit(40, **{"image-ratio": "1:3"})),
     ]
-    # The demo's stage wants 32 frames; these shards have 16: the message says what there is.
-    refused = start(*command)
-    assert "it has" in refused.communicate(timeout=120)[0]
+    refused = start(*command[:2], "demo_t2v_96p_2s", *command[3:])
+    assert "it has" in refused.communicate(timeout=120)[0], "what the shards have instead"
     assert refused.returncode == 2
-    run(
-        *("encode", "--curated", out / "curated", "--tae", out / "tae", "--output", out / "latents32"),
-        *("--resolution", 64, "--frames", 32, "--text.model", "lingen-tiny", "--max-windows-per-clip", 2),
-    )
-    command[4] = out / "latents32"
     process = start(*command, start_new_session=True)
     deadline = time.monotonic() + 200
     while not list((out / "t2v" / "checkpoints").glob("step_*/meta.json")) and time.monotonic() < deadline:
@@ -139,14 +133,14 @@ def test_training_survives_kill_9_and_ends_in_a_video(out, latents, image_stage)
     time.sleep(2)  # Ray's own processes notice that their driver is gone
     run(*command)
     lines = [json.loads(line) for line in (out / "t2v" / "tracking" / "metrics.jsonl").read_text().splitlines()]
-    assert [line["step"] for line in lines] == list(range(1, 41)), "every step once"
-    assert lines[-1]["metrics"]["loss"] < lines[0]["metrics"]["loss"] * 1.5
+    assert [line["step"] for line in lines if "loss" in line["metrics"]] == list(range(1, 41)), "every step once"
+    assert lines[-1]["metrics"]["loss"] < lines[1]["metrics"]["loss"] * 1.5
     run("train", *command[1:])  # finished: nothing to do
 
     run(*("generate", "--checkpoint", out / "t2v", "--prompt", "cups", "--output", out / "v.mp4", "--sampler.steps", 3))
     with av.open(str(out / "v.mp4")) as container:
-        assert sum(1 for _ in container.decode(video=0)) == 32
-    assert lingen.load(out / "t2v").config.position_sizes[0] >= 4
+        assert sum(1 for _ in container.decode(video=0)) == 16
+    assert lingen.load(out / "t2v").config.position_sizes[0] >= 2
 
 
 def test_a_checkpoint_of_other_latents_is_refused_by_name(out, latents, image_stage, tmp_path):

@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load_file
 
 import lingen
-from lingen.training import FitConfig, learning_rate
+from lingen.training import FitConfig
 
 SCRIPT = """
 import json, sys
@@ -188,15 +188,6 @@ def test_next_stage_starts_from_the_last_with_grown_positions(tmp_path, shards, 
     assert before.config.position_sizes == (4, 4, 4)
     assert after.config.position_sizes == (6, 8, 4)
     assert curve[1]["loss"] < expected[1]["loss"], "it did not start from random weights"
-
-
-def test_learning_rate_warms_up_and_falls_to_its_end():
-    config = FitConfig(steps=100, warmup=10, lr=1.0, lr_end=0.1)
-    rates = [learning_rate(config, s) for s in range(100)]
-    assert rates[0] == pytest.approx(0.1)
-    assert max(rates) == rates[9] == pytest.approx(1.0)
-    assert rates[-1] == pytest.approx(0.1)
-    assert rates[10:] == sorted(rates[10:], reverse=True)
 
 
 @pytest.mark.parametrize("bad", [{"steps": 0}, {"ema_decay": 1.0}, {"lr": 0.0}])

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from lingen.stages import STAGES
+from lingen.stages import STAGES, TUNING_STAGES
 from pipelines import workflow
 from pipelines.recipes import RECIPES, find_stage
 from pipelines.workflow import StepFailed, Workflow
@@ -50,12 +50,12 @@ def calls(out: Path) -> list[str]:
 def test_all_run_once_then_nothing_then_only_what_follows_a_change(tmp_path, jobs, monkeypatch):
     out = tmp_path / "out"
     Workflow("demo", out).run()
-    assert calls(out) == ["demo_clips", "curate", "train_tae", "encode", "generate", "train", "train"]
-    assert [o.state for o in Workflow("demo", out).run()] == ["skipped"] * 7
+    assert calls(out) == ["demo_clips", "curate", "train_tae", "encode", "generate", *["train"] * 6]
+    assert [o.state for o in Workflow("demo", out).run()] == ["skipped"] * 11
     assert calls(out) == []
     monkeypatch.chdir(tmp_path)
     assert {Workflow("demo", Path("out")).state(step) for step in Workflow("demo", Path("out")).steps} == {"done"}
-    (out / "latents_64p" / "manifest.json").unlink()
+    (out / "latents" / "manifest.json").unlink()
     Workflow("demo", out).run()
     assert calls(out) == ["encode"], "its inputs and flags are what they were, so is what follows"
     other = tmp_path / "mine.csv"
@@ -68,12 +68,12 @@ def test_all_run_once_then_nothing_then_only_what_follows_a_change(tmp_path, job
 def test_a_failed_job_stops_the_rest_and_is_where_the_next_run_starts(tmp_path, jobs):
     out = tmp_path / "out"
     (jobs / "fail").touch()
-    with pytest.raises(StepFailed, match="encode 64p ended with exit code 3"):
+    with pytest.raises(StepFailed, match="encode ended with exit code 3"):
         Workflow("demo", out).run()
     assert calls(out) == ["demo_clips", "curate", "train_tae", "encode"]
     (jobs / "fail").unlink()
     states = [o.state for o in Workflow("demo", out).run()]
-    assert states == ["skipped"] * 3 + ["done"] * 4
+    assert states == ["skipped"] * 3 + ["done"] * 8
 
 
 def test_changed_clips_rerun_curation(tmp_path, jobs):
@@ -100,17 +100,55 @@ def test_bad_configuration_is_named_before_any_work(tmp_path, arguments, named):
     assert not (tmp_path / "out").exists()
 
 
+def test_a_reviewed_list_is_what_tuning_trains_on_and_an_edit_tunes_again(tmp_path, jobs):
+    out, reviewed = tmp_path / "out", tmp_path / "reviewed.csv"
+    reviewed.write_text("clip_id,keep\na,yes\n")
+    Workflow("demo", out).run()
+    assert "--quality" not in " ".join(Workflow("demo", out).steps[-3].flags)
+    assert str(out / "curated" / "quality.csv") in Workflow("demo", out).steps[-2].flags
+    calls(out)
+    Workflow("demo", out, quality=str(reviewed)).run()
+    assert calls(out) == ["generate", "train"]
+    assert {o.state for o in Workflow("demo", out, quality=str(reviewed)).run()} == {"skipped"}
+    reviewed.write_text("clip_id,keep\na,no\n")
+    Workflow("demo", out, quality=str(reviewed)).run()
+    assert calls(out) == ["train"]
+
+
 def test_the_paper_recipe_is_the_papers_table():
     paper = RECIPES["paper"]
     assert [(s.name, s.fit.steps, s.fit.batch_size, s.frames) for s in paper.stages] == [
-        (s.name, s.steps, s.batch, s.frames) for s in STAGES
+        (s.name, s.steps, s.batch, s.frames) for s in (*STAGES, *TUNING_STAGES)
     ]
-    assert {s.fit.image_ratio for s in paper.stages} == {"1:100"}
-    commands = [step.command for step in Workflow("paper", Path("out"), clips="s3://bucket/clips.csv").steps]
-    assert [c[1] for c in commands].count("jobs/train.py") == 5
+    assert {s.fit.image_ratio for s in paper.stages if not s.quality} == {"1:100"}
+    assert [s.quality for s in paper.stages] == [False] * 5 + [True] * 2
+    steps = Workflow("paper", Path("out"), clips="s3://bucket/clips.csv").steps
+    trained = {s.output.name: s for s in steps if s.job == "train"}
+    starts = {
+        name: Path(step.flags[step.flags.index("--init") + 1]).name
+        for name, step in trained.items()
+        if "--init" in step.flags
+    }
+    assert starts == {
+        "t2v_256p_17s": "t2i_256p",
+        "t2v_512p_17s": "t2v_256p_17s",
+        "t2v_512p_34s": "t2v_512p_17s",
+        "t2v_512p_68s": "t2v_512p_34s",
+        "tune_512p_17s": "t2v_512p_17s",
+        "tune_512p_68s": "t2v_512p_68s",
+    }
+
+
+def test_the_demo_is_the_paper_in_miniature():
+    """The same five stages and tuning: images, short videos, larger, twice, four times as long."""
+    demo = RECIPES["demo"].stages
+    assert [s.frames > 1 for s in demo] == [s.frames > 1 for s in STAGES] + [True]
+    assert demo[1].resolution < demo[2].resolution == demo[3].resolution == demo[4].resolution
+    assert [s.frames // demo[1].frames for s in demo[1:]] == [1, 1, 2, 4, 4]
+    assert [s.quality for s in demo] == [False] * 5 + [True]
 
 
 def test_stages_are_found_by_name():
-    assert find_stage("demo_t2v_64p_2s")[0].name == "demo"
+    assert find_stage("demo_t2v_96p_2s")[0].name == "demo"
     with pytest.raises(ValueError, match="--stage: t2v_1024p is unknown; the stages are demo_t2i_64p"):
         find_stage("t2v_1024p")
