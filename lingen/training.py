@@ -140,7 +140,8 @@ class Hooks:
     batch: Callable[[LatentBatch], None] = lambda batch: None
     """before a step, with this rank's share of its samples"""
     lap: Callable[[str], None] = lambda part: None
-    """at the end of each part of a step: data, prepare, forward, backward, optimizer, report, sample, checkpoint"""
+    """at the end of each part of a step: data, prepare, forward, backward, optimizer, validate, report, sample,
+    checkpoint"""
     sample: Callable[[int, Denoiser], None] = lambda step, model: None
     saved: Callable[[int, Path], None] = lambda step, path: None
     """a checkpoint is published; some steps after the one it is of"""
@@ -255,9 +256,11 @@ def _fit(config, architecture, shards, output, init, hooks, clips, about, watchd
         if ask:
             asked = time.perf_counter()
             notice = max(notice, hooks.notice_together())
+        watchdog.at(step, "validate")
+        validated = validate(done)
+        hooks.lap("validate")
         watchdog.at(step, "log")
-        metrics = window.reduce() if done % config.log_every == 0 or last else {}
-        metrics |= validate(done)
+        metrics = (window.reduce() if done % config.log_every == 0 or last else {}) | validated
         if metrics:
             hooks.log(done, metrics)
         hooks.lap("report")

@@ -41,7 +41,7 @@ class TrainConfig:
     """Train one stage of a recipe under Ray Train, and resume it when it was interrupted."""
 
     stage: str
-    """stage of a recipe, such as demo_t2v_64p_2s or t2v_256p_17s; sets the defaults of --fit"""
+    """stage of a recipe, such as demo_t2v_64p_1s or t2v_256p_17s; sets the defaults of --fit"""
     shards: Path
     """output folder of jobs/encode.py"""
     output: Path
