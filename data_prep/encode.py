@@ -27,6 +27,7 @@ from lingen.progress import Progress
 from lingen.shard_index import INDEX, LatentFormat, write_index
 from lingen.stages import ALL_STAGES
 from lingen.tae import load_tae, save_tae
+from lingen.tae_tiling import TilingConfig
 from lingen.text import TextEncoderConfig, build_text_encoder
 
 CLIPS = "clips.parquet"
@@ -73,7 +74,9 @@ class EncodeConfig:
     min_psnr: float = 15.0
     """Alarm when a canary falls below, in dB (or 10 dB under its bucket's median)."""
     batch_frames: int = 64
-    """Frames that go through the TAE at once (a window of more goes alone)."""
+    """Short windows are encoded together, as many as have so many frames."""
+    tiling: TilingConfig = dataclasses.field(default_factory=TilingConfig)
+    """How windows go through the TAE piece by piece."""
     decode_cpus: float = 0.5
     """CPUs reserved per process that reads frames."""
     decode_timeout_s: float = 600.0
@@ -108,7 +111,7 @@ class EncodeConfig:
 
     def content(self) -> dict:
         """What decides the output's content: everything but paths and resources."""
-        skip = {"curated", "output", "tae", "workers", "overwrite", "decode_cpus"}
+        skip = {"curated", "output", "tae", "workers", "overwrite", "decode_cpus", "tiling"}
         return {k: v for k, v in to_plain(self).items() if k not in skip}
 
 
@@ -201,19 +204,24 @@ def plan(config: EncodeConfig, clips: list[dict], channels: int) -> tuple[list, 
 def _encode_latents(config: EncodeConfig, shards: list[ShardPlan]) -> None:
     missing = [s for s in shards if not is_done(config.output, "latents", s.bucket, s.name)]
     total = sum(len(s.windows) for s in shards)
-    settings = LatentSettings(
+    progress = Progress("latents", total, "samples", done=total - sum(len(s.windows) for s in missing))
+    rows = [{"shard": s.to_json()} for s in missing]
+    run_shards(LatentWorker, latent_settings(config), rows, config.workers, progress)
+
+
+def latent_settings(config: EncodeConfig) -> LatentSettings:
+    return LatentSettings(
         output=str(Path(config.output).absolute()),
         tae=str(Path(config.tae).absolute()),
         dtype=config.dtype,
         batch_frames=config.batch_frames,
+        tiling=config.tiling,
         canaries=config.canaries,
         decode_cpus=config.decode_cpus,
         decode_timeout_s=config.decode_timeout_s,
         device=config.workers.device,
         threads=torch_threads(config.workers),
     )
-    progress = Progress("latents", total, "samples", done=total - sum(len(s.windows) for s in missing))
-    run_shards(LatentWorker, settings, [{"shard": s.to_json()} for s in missing], config.workers, progress)
 
 
 def _merge_latents(config: EncodeConfig, tae, plans) -> tuple[list[BucketSummary], list[dict]]:

@@ -48,11 +48,40 @@ def read_frames(
         one = read_image(path, size, fit)
         return np.broadcast_to(one, (len(times_s), *one.shape)).copy()
     wanted = shown_index(known.times_s, times_s)
-    out = np.empty((len(wanted), *(size or (known.height, known.width)), 3), np.uint8)
-    found = _read_decord(path, known, wanted, out, fit) or _read_av(path, known, wanted, out, fit, threads)
-    if not found:
-        raise MediaError("undecodable", "no frame could be decoded")
+    size = size or (known.height, known.width)
+    out = np.empty((len(wanted), *size, 3), np.uint8)
+    if not _read_decord(path, known, wanted, out, fit):
+        order, done = np.argsort(wanted, kind="stable"), 0
+        for stop, shown in _pictures(path, known, wanted[order], size, fit, threads):
+            out[order[done:stop]] = shown
+            done = stop
     return out
+
+
+def read_frames_in_pieces(
+    path: str | os.PathLike,
+    times_s: Sequence[float],
+    size: tuple[int, int],
+    length: int,
+    known: Probe,
+    threads: int = 0,
+) -> Iterator[np.ndarray]:
+    """What `read_frames` gives for rising times of a long video, in pieces of `length` frames, in flat memory.
+
+    Raises:
+        MediaError: undecodable when a wanted frame cannot be had.
+    """
+    wanted = shown_index(known.times_s, times_s)
+    piece, done = [], 0
+    for stop, shown in _pictures(os.fspath(path), known, wanted, size, "crop", threads):
+        for _ in range(stop - done):
+            piece.append(shown)
+            if len(piece) == length:
+                yield np.stack(piece)
+                piece = []
+        done = stop
+    if piece:
+        yield np.stack(piece)
 
 
 def read_image(path: str | os.PathLike, size: tuple[int, int] | None = None, fit: str = "crop") -> np.ndarray:
@@ -191,33 +220,31 @@ def _read_decord(path: str, known: Probe, wanted: np.ndarray, out: np.ndarray, f
     return True
 
 
-def _read_av(path: str, known: Probe, wanted: np.ndarray, out: np.ndarray, fit: str, threads: int) -> bool:
-    """Fill `out`, reading forward; a frame lost to damage is stood in for by the one on the screen before it."""
-    order = np.argsort(wanted, kind="stable")
-    times = known.times_s[wanted[order]]
+def _pictures(
+    path: str, known: Probe, wanted: np.ndarray, size: tuple[int, int], fit: str, threads: int
+) -> Iterator[tuple[int, np.ndarray]]:
+    """(stop, picture) with rising stops: the picture of the `wanted` frames (indices, rising) before `stop`.
+
+    A frame lost to damage is stood in for by the one on the screen before it. MediaError when there is none at all.
+    """
+    times = known.times_s[wanted]
     done, last = 0, None
-
-    def emit(frame, until_s: float) -> int:
-        """Write `frame` to all targets at or before until_s."""
-        stop = int(np.searchsorted(times, until_s, side="right"))
-        if stop > done:
-            out[order[done:stop]] = picture(frame, known, out.shape[1:3], fit)
-        return max(done, stop)
-
-    while done < len(order):
+    while done < len(times):
         with closing(decode(path, known, times[done], threads)) as decoder:
             for seconds, frame in decoder:
-                if last is not None:
-                    done = emit(last, seconds - HALF_TICK_S)
-                done = emit(frame, seconds + HALF_TICK_S)
+                for shown, until_s in ((last, seconds - HALF_TICK_S), (frame, seconds + HALF_TICK_S)):
+                    stop = int(np.searchsorted(times, until_s, side="right"))
+                    if shown is not None and stop > done:
+                        yield stop, picture(shown, known, size, fit)
+                        done = stop
                 last = frame
-                if done == len(order) or _worth_seeking(known, seconds, times[done]):
+                if done == len(times) or _worth_seeking(known, seconds, times[done]):
                     break
             else:
                 if last is None:
-                    return False
-                done = emit(last, np.inf)
-    return True
+                    raise MediaError("undecodable", "no frame could be decoded")
+                yield len(times), picture(last, known, size, fit)
+                done = len(times)
 
 
 def _worth_seeking(known: Probe, now_s: float, target_s: float) -> bool:

@@ -117,13 +117,13 @@ def sample_of(bucket: BucketIndex, row: int) -> Sample:
 @torch.inference_mode()
 def decode_sample(sample: Sample, tae) -> np.ndarray:
     """uint8 (T, H, W, 3). ValueError when `tae` is not the one that made the latent."""
-    from lingen.video import to_uint8
+    from lingen.video import decoded_frames
 
     if sample.metadata["tae_digest"] != tae.digest:
         raise ValueError(
             f"--tae: {sample.key} was encoded by TAE {sample.metadata['tae_digest']}, this is {tae.digest}"
         )
-    return to_uint8(tae.decode(sample.latent_CTHW[None].float(), frames=sample.bucket.frames)[0])
+    return np.concatenate(list(decoded_frames(tae, sample.latent_CTHW, sample.bucket.frames)))
 
 
 def contact_sheet(frames_THW3: np.ndarray, columns: int = 8) -> np.ndarray:

@@ -12,8 +12,9 @@ from lingen.export import load_denoiser, model_folder, read_about
 from lingen.progress import Progress
 from lingen.sampler import SamplerConfig, sample
 from lingen.tae import load_tae
+from lingen.tae_tiling import TilingConfig
 from lingen.text import TextEncoderConfig, build_text_encoder, pad_text
-from lingen.video import to_uint8, write_mp4
+from lingen.video import decoded_frames, write_mp4
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -38,6 +39,8 @@ class GenerateConfig:
     """averaged weights (ema) or the last ones (raw)"""
     sampler: SamplerConfig = dataclasses.field(default_factory=SamplerConfig)
     """how the video is drawn"""
+    tiling: TilingConfig = dataclasses.field(default_factory=TilingConfig)
+    """how the latent is decoded piece by piece"""
     device: str | None = None
     """cpu or cuda; default: cuda when there is one"""
 
@@ -88,14 +91,14 @@ def generate(config: GenerateConfig) -> Generated:
     progress = Progress("sample", config.sampler.steps, unit="steps")
     latents = sample(model, noise, text, config.sampler, lambda done: progress.update(done - progress.done))
     progress.close()
-    video = to_uint8(tae.decode(latents, frames)[0])
+    pieces = decoded_frames(tae, latents[0], frames, config.tiling)
     if config.output.suffix == ".png":
         from PIL import Image
 
         config.output.parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(video[0]).save(config.output)
+        Image.fromarray(next(pieces)[0]).save(config.output)
     else:
-        write_mp4(config.output, video, about["fps"])
+        write_mp4(config.output, pieces, about["fps"])
     return Generated(config.output, prompt, frames, height, width, about["fps"], ", ".join(names))
 
 

@@ -3,7 +3,8 @@
 An image autoencoder inflated in time: a 1-D temporal convolution after every 2-D convolution, temporal attention after
 spatial attention, stride-2 convolution down and nearest + convolution up in time, replicate padding in time. The
 temporal convolutions start as the identity, so an untrained TAE treats every frame as an image; a single frame is an
-image throughout.
+image throughout. Temporal attention reaches a few latent frames either way (Movie Gen bounds it by cutting videos into
+tiles): so no frame depends on all others, and lingen/tae_tiling.py encodes and decodes any length piece by piece.
 
 Normalisation is RMS over channels at each position (where Stable Diffusion's autoencoder has GroupNorm): statistics
 that reach across positions would make a tile differ from the same pixels in the whole video.
@@ -17,13 +18,18 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import math
+from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lingen.manifest import read_json, to_plain, write_atomic, write_json
+
+if TYPE_CHECKING:
+    from lingen.tae_tiling import TilingConfig
 
 IN_CHANNELS = 3
 
@@ -49,6 +55,8 @@ class TAEConfig:
     a short training then refines transform coding instead of finding it; Movie Gen has none"""
     attention_heads: int = 1
     """heads of the two attentions at the coarsest level"""
+    attention_reach: int = 4
+    """latent frames before and after its own that temporal attention sees"""
 
     def __post_init__(self):
         if len(self.channels) < 2:
@@ -57,6 +65,8 @@ class TAEConfig:
             raise ValueError(f"time_levels: must be 0 to {len(self.channels) - 1}, got {self.time_levels}")
         if self.channels[-1] % self.attention_heads:
             raise ValueError(f"attention_heads: {self.attention_heads} does not divide {self.channels[-1]} channels")
+        if self.attention_reach < 0:
+            raise ValueError(f"attention_reach: must not be negative, got {self.attention_reach}")
 
     @property
     def spatial_factor(self) -> int:
@@ -113,9 +123,11 @@ class TemporalConv(nn.Module):
             self.conv.bias.zero_()
 
     def forward(self, x_BTHWC: Tensor) -> Tensor:
+        return self.without_padding(torch.cat([x_BTHWC[:, :1], x_BTHWC, x_BTHWC[:, -1:]], dim=1))
+
+    def without_padding(self, x_BTHWC: Tensor) -> Tensor:
         h = x_BTHWC.shape[2]
-        x = torch.cat([x_BTHWC[:, :1], x_BTHWC, x_BTHWC[:, -1:]], dim=1)
-        y = self.conv(x.flatten(2, 3).permute(0, 3, 1, 2))
+        y = self.conv(x_BTHWC.flatten(2, 3).permute(0, 3, 1, 2))
         return y.permute(0, 2, 3, 1).unflatten(2, (h, -1))
 
 
@@ -139,12 +151,12 @@ class ResidualBlock(nn.Module):
         return self.skip(x) + self.conv2(F.silu(self.norm2(h)))
 
 
-class Attention(nn.Module):
-    """Self-attention over space (every frame alone) or over time (every position alone); starts as the identity."""
+class SpatialAttention(nn.Module):
+    """Self-attention over every frame alone; starts as the identity."""
 
-    def __init__(self, channels: int, heads: int, over: str):
+    def __init__(self, channels: int, heads: int):
         super().__init__()
-        self.heads, self.over = heads, over
+        self.heads = heads
         self.norm = ChannelNorm(channels)
         self.qkv = nn.Linear(channels, 3 * channels)
         self.out = nn.Linear(channels, channels)
@@ -153,28 +165,44 @@ class Attention(nn.Module):
 
     def forward(self, x_BTHWC: Tensor) -> Tensor:
         b, t, h, w, c = x_BTHWC.shape
-        qkv = self.qkv(self.norm(x_BTHWC)).unflatten(-1, (3, self.heads, c // self.heads))
-        if self.over == "space":
-            qkv = qkv.reshape(b * t, h * w, 3, self.heads, -1)
-        else:
-            qkv = qkv.flatten(2, 3).transpose(1, 2).reshape(b * h * w, t, 3, self.heads, -1)
+        qkv = self.qkv(self.norm(x_BTHWC)).reshape(b * t, h * w, 3, self.heads, c // self.heads)
         q, k, v = qkv.permute(2, 0, 3, 1, 4)
-        y = F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)
-        if self.over == "space":
-            y = y.view(b, t, h, w, c)
-        else:
-            y = y.view(b, h * w, t, c).transpose(1, 2).reshape(b, t, h, w, c)
+        y = F.scaled_dot_product_attention(q, k, v).transpose(1, 2).reshape(b, t, h, w, c)
         return x_BTHWC + self.out(y)
+
+
+class TemporalAttention(SpatialAttention):
+    """Self-attention over every position alone, `reach` frames either way; starts as the identity."""
+
+    def __init__(self, channels: int, heads: int, reach: int):
+        super().__init__(channels, heads)
+        self.reach = reach
+
+    def forward(self, x_BTHWC: Tensor) -> Tensor:
+        return self.some(x_BTHWC, 0, x_BTHWC.shape[1])
+
+    def some(self, x_BTHWC: Tensor, first: int, stop: int) -> Tensor:
+        """The output for frames `first` to `stop` alone; they may look at all frames given."""
+        b, t, h, w, c = x_BTHWC.shape
+        qkv = self.qkv(self.norm(x_BTHWC)).reshape(b, t, h * w, 3, self.heads, c // self.heads)
+        q, k, v = qkv.permute(3, 0, 2, 4, 1, 5).flatten(1, 2)
+        mask = None
+        if t > self.reach + 1:
+            frame = torch.arange(t, device=x_BTHWC.device)
+            mask = (frame[first:stop, None] - frame).abs() <= self.reach
+        y = F.scaled_dot_product_attention(q[:, :, first:stop], k, v, attn_mask=mask)
+        y = y.unflatten(0, (b, h * w)).permute(0, 3, 1, 2, 4).reshape(b, stop - first, h, w, c)
+        return x_BTHWC[:, first:stop] + self.out(y)
 
 
 class Middle(nn.Sequential):
     """The coarsest level: block, spatial attention, temporal attention, block."""
 
-    def __init__(self, channels: int, heads: int):
+    def __init__(self, channels: int, config: TAEConfig):
         super().__init__(
             ResidualBlock(channels, channels),
-            Attention(channels, heads, over="space"),
-            Attention(channels, heads, over="time"),
+            SpatialAttention(channels, config.attention_heads),
+            TemporalAttention(channels, config.attention_heads, config.attention_reach),
             ResidualBlock(channels, channels),
         )
 
@@ -195,8 +223,11 @@ class Up(nn.Module):
         self.conv = Conv(c_in, c_out)
 
     def forward(self, x_BTHWC: Tensor) -> Tensor:
+        return self.conv(self.repeat(x_BTHWC))
+
+    def repeat(self, x_BTHWC: Tensor) -> Tensor:
         x = x_BTHWC.repeat_interleave(2, 2).repeat_interleave(2, 3)
-        return self.conv(x.repeat_interleave(2, 1) if self.time else x)
+        return x.repeat_interleave(2, 1) if self.time else x
 
 
 class TAE(nn.Module):
@@ -217,8 +248,8 @@ class TAE(nn.Module):
             if level < len(widths) - 1:
                 encoder.append(Down(width, time=level < config.time_levels))
         # No norm before the last convolutions: per-position norms would take the amplitude that they must put out.
-        encoder += [Middle(widths[-1], config.attention_heads), Conv(widths[-1], z)]
-        decoder = [Conv(z, widths[-1]), Middle(widths[-1], config.attention_heads)]
+        encoder += [Middle(widths[-1], config), Conv(widths[-1], z)]
+        decoder = [Conv(z, widths[-1]), Middle(widths[-1], config)]
         for level, width in reversed(list(enumerate(widths))):
             decoder += [ResidualBlock(width, width) for _ in range(config.decoder_blocks)]
             if level > 0:
@@ -243,7 +274,7 @@ class TAE(nn.Module):
         The network's last layers are zeroed: before the first step the TAE is exactly that linear autoencoder, with
         latents of unit variance.
         """
-        blocks_NP = _to_patches(video_B3THW, self.block).flatten(0, 3).double()
+        blocks_NP = to_patches(video_B3THW, self.block).flatten(0, 3).double()
         mean_P = blocks_NP.mean(0)
         centred = blocks_NP - mean_P
         values, vectors = torch.linalg.eigh(centred.T @ centred / len(centred))
@@ -266,51 +297,79 @@ class TAE(nn.Module):
         return h.hexdigest()[:16]
 
     def encode(self, video_B3THW: Tensor) -> Tensor:
-        """Video in [-1, 1] to normalised latents (B, C, ceil(T/8), H/8, W/8).
+        """Video in [-1, 1] to normalised latents (B, C, ceil(T/8), ceil(H/8), ceil(W/8)), all at once.
 
         Raises:
-            ValueError: not 5 axes with 3 channels, or H or W not divisible by the spatial factor.
+            ValueError: not 5 axes with 3 channels.
         """
-        raw = self.encode_raw(video_B3THW)
-        return (raw - self._per_channel(self.shift)) / self._per_channel(self.scale)
+        return self.normalise(self.encode_raw(video_B3THW))
 
-    def decode(self, latent_BCTHW: Tensor, frames: int | None = None) -> Tensor:
-        """Normalised latents to video (B, 3, frames, 8H, 8W), about [-1, 1] (not clamped).
+    def decode(self, latent_BCTHW: Tensor, frames: int | None = None, size: tuple[int, int] | None = None) -> Tensor:
+        """Normalised latents to video (B, 3, frames, 8H, 8W), about [-1, 1] (not clamped), all at once.
 
-        `frames` of at most 8 T are kept from the front (an image: 1); by default all.
+        `frames` of at most 8 T are kept from the front (an image: 1), and `size` (H, W) from the top left; by default
+        all.
         """
-        return self.decode_raw(latent_BCTHW * self._per_channel(self.scale) + self._per_channel(self.shift), frames)
+        video = self.decode_raw(self.denormalise(latent_BCTHW), frames)
+        return video if size is None else video[..., : size[0], : size[1]]
+
+    def encode_stream(self, chunks_B3THW: Iterable[Tensor], tiling: TilingConfig | None = None) -> Iterator[Tensor]:
+        """What `encode` gives, piece by piece along T, from pieces of any length; memory is flat in the length."""
+        from lingen.tae_tiling import encode_stream
+
+        return encode_stream(self, chunks_B3THW, tiling)
+
+    def decode_stream(
+        self, latent_BCTHW: Tensor, frames: int | None = None, tiling: TilingConfig | None = None
+    ) -> Iterator[Tensor]:
+        """What `decode` gives, piece by piece along T; memory beside the latent is flat in the length."""
+        from lingen.tae_tiling import decode_stream
+
+        return decode_stream(self, latent_BCTHW, frames, tiling)
 
     def encode_raw(self, video_B3THW: Tensor) -> Tensor:
-        if video_B3THW.ndim != 5 or video_B3THW.shape[1] != IN_CHANNELS or 0 in video_B3THW.shape:
-            raise ValueError(f"video: need (B, 3, T, H, W), got {tuple(video_B3THW.shape)}")
-        factor = self.config.spatial_factor
-        if video_B3THW.shape[-1] % factor or video_B3THW.shape[-2] % factor:
-            size = "x".join(map(str, video_B3THW.shape[-2:]))
-            raise ValueError(f"video: {size} is not divisible by {factor}; crop or resize it first")
-        latent_BTHWC = self.encoder(_to_patches(video_B3THW, self.config.patch))
+        video_B3THW = self.checked_video(video_B3THW)
+        latent_BTHWC = self.encoder(to_patches(video_B3THW, self.config.patch))
         if self.config.linear_shortcut:
-            latent_BTHWC = latent_BTHWC + self.linear_encoder(_to_patches(video_B3THW, self.block))
+            latent_BTHWC = latent_BTHWC + self.linear_encoder(to_patches(video_B3THW, self.block))
         return latent_BTHWC.permute(0, 4, 1, 2, 3)
 
     def decode_raw(self, latent_BCTHW: Tensor, frames: int | None = None) -> Tensor:
-        if latent_BCTHW.ndim != 5 or latent_BCTHW.shape[1] != self.config.latent_channels:
+        frames = self.checked_frames(latent_BCTHW, frames)
+        latent_BTHWC = latent_BCTHW.permute(0, 2, 3, 4, 1).contiguous()
+        video = from_patches(self.decoder(latent_BTHWC), self.config.patch)
+        if self.config.linear_shortcut:
+            video = video + from_patches(self.linear_decoder(latent_BTHWC), self.block)
+        return video[:, :, :frames]
+
+    def checked_video(self, video_B3THW: Tensor) -> Tensor:
+        """The video, its last row and column repeated up to multiples of the spatial factor. ValueError: no video."""
+        if video_B3THW.ndim != 5 or video_B3THW.shape[1] != IN_CHANNELS or 0 in video_B3THW.shape:
+            raise ValueError(f"video: need (B, 3, T, H, W), got {tuple(video_B3THW.shape)}")
+        down, right = (-side % self.config.spatial_factor for side in video_B3THW.shape[-2:])
+        return F.pad(video_B3THW, (0, right, 0, down, 0, 0), mode="replicate") if down or right else video_B3THW
+
+    def checked_frames(self, latent_BCTHW: Tensor, frames: int | None) -> int:
+        """`frames`, or all that the latent decodes to. ValueError: no latent, or one of fewer frames."""
+        if latent_BCTHW.ndim != 5 or latent_BCTHW.shape[1] != self.config.latent_channels or 0 in latent_BCTHW.shape:
             raise ValueError(
                 f"latent: need (B, {self.config.latent_channels}, T, H, W), got {tuple(latent_BCTHW.shape)}"
             )
         most = latent_BCTHW.shape[2] * self.config.temporal_factor
         if frames is not None and not 1 <= frames <= most:
             raise ValueError(f"frames: {latent_BCTHW.shape[2]} latent frames decode to 1..{most} frames, not {frames}")
-        latent_BTHWC = latent_BCTHW.permute(0, 2, 3, 4, 1).contiguous()
-        video = _from_patches(self.decoder(latent_BTHWC), self.config.patch)
-        if self.config.linear_shortcut:
-            video = video + _from_patches(self.linear_decoder(latent_BTHWC), self.block)
-        return video[:, :, :frames]
+        return most if frames is None else frames
 
     def latent_shape(self, frames: int, height: int, width: int) -> tuple[int, int, int, int]:
         """(C, T, H, W) of the latent of a video of that size."""
         s, t = self.config.spatial_factor, self.config.temporal_factor
-        return self.config.latent_channels, math.ceil(frames / t), height // s, width // s
+        return self.config.latent_channels, math.ceil(frames / t), math.ceil(height / s), math.ceil(width / s)
+
+    def normalise(self, raw_BCTHW: Tensor) -> Tensor:
+        return (raw_BCTHW - self._per_channel(self.shift)) / self._per_channel(self.scale)
+
+    def denormalise(self, latent_BCTHW: Tensor) -> Tensor:
+        return latent_BCTHW * self._per_channel(self.scale) + self._per_channel(self.shift)
 
     def set_normalisation(self, shift_C: Tensor, scale_C: Tensor) -> None:
         """Mean and standard deviation of raw latents, measured on training data."""
@@ -321,7 +380,7 @@ class TAE(nn.Module):
         return values_C.view(1, -1, 1, 1, 1)
 
 
-def _to_patches(video_BCTHW: Tensor, patch: tuple[int, int, int]) -> Tensor:
+def to_patches(video_BCTHW: Tensor, patch: tuple[int, int, int]) -> Tensor:
     """(B, C, T, H, W) to (B, T/pt, H/ph, W/pw, C pt ph pw); the last frame is repeated to fill the last patch."""
     b, c, t, h, w = video_BCTHW.shape
     pt, ph, pw = patch
@@ -331,8 +390,8 @@ def _to_patches(video_BCTHW: Tensor, patch: tuple[int, int, int]) -> Tensor:
     return x.permute(0, 2, 4, 6, 1, 3, 5, 7).flatten(4)
 
 
-def _from_patches(x_BTHWC: Tensor, patch: tuple[int, int, int]) -> Tensor:
-    """The inverse of `_to_patches`."""
+def from_patches(x_BTHWC: Tensor, patch: tuple[int, int, int]) -> Tensor:
+    """The inverse of `to_patches`."""
     x = x_BTHWC.unflatten(-1, (-1, *patch))
     return x.permute(0, 4, 1, 5, 2, 6, 3, 7).flatten(6, 7).flatten(4, 5).flatten(2, 3)
 

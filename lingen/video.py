@@ -2,28 +2,32 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
 
 
-def write_mp4(path: str | Path, frames_THW3: np.ndarray, fps: float = 16.0, crf: int = 18) -> Path:
+def write_mp4(
+    path: str | Path, frames_THW3: np.ndarray | Iterable[np.ndarray], fps: float = 16.0, crf: int = 18
+) -> Path:
     """Write uint8 RGB frames as H.264 mp4 (yuv420p, index at the front, so that browsers play it while loading).
 
-    Odd heights or widths lose one row or column: yuv420p stores colour for pairs of pixels. Needs PyAV.
+    Frames may come as pieces of a video, one after the other: no more than one piece is held. Odd heights or widths
+    lose one row or column: yuv420p stores colour for pairs of pixels. Needs PyAV.
 
     Raises:
-        ValueError: frames are not uint8 with shape (T >= 1, H >= 2, W >= 2, 3).
+        ValueError: frames are not uint8 with shape (T >= 1, H >= 2, W >= 2, 3), or pieces differ in H or W.
     """
     import av
 
-    frames = np.asarray(frames_THW3)
-    if frames.dtype != np.uint8 or frames.ndim != 4 or frames.shape[-1] != 3 or 0 in frames.shape:
-        raise ValueError(f"frames: need uint8 of shape (T, H, W, 3), got {frames.dtype} {frames.shape}")
-    height, width = frames.shape[1] // 2 * 2, frames.shape[2] // 2 * 2
+    pieces = iter([frames_THW3] if isinstance(frames_THW3, np.ndarray) else frames_THW3)
+    frames = _checked(next(pieces, np.empty((0, 0, 0, 3), np.uint8)))
+    size = frames.shape[1:3]
+    height, width = size[0] // 2 * 2, size[1] // 2 * 2
     if not height or not width:
-        raise ValueError(f"frames: need at least 2x2 pixels, got {frames.shape[1]}x{frames.shape[2]}")
+        raise ValueError(f"frames: need at least 2x2 pixels, got {size[0]}x{size[1]}")
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.part")  # a kill leaves no half video under the final name
@@ -31,12 +35,29 @@ def write_mp4(path: str | Path, frames_THW3: np.ndarray, fps: float = 16.0, crf:
         rate = Fraction(fps).limit_denominator(1001)
         stream = container.add_stream("libx264", rate=rate, options={"crf": str(crf), "preset": "fast"})
         stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
-        for frame in frames:
-            picture = np.ascontiguousarray(frame[:height, :width])
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
+        while frames is not None:
+            if frames.shape[1:3] != size:
+                raise ValueError(f"frames: a piece of {frames.shape[1:3]} follows one of {size}")
+            for frame in frames:
+                picture = np.ascontiguousarray(frame[:height, :width])
+                container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
+            piece = next(pieces, None)
+            frames = None if piece is None else _checked(piece)
         container.mux(stream.encode())
     partial.replace(path)
     return path
+
+
+def _checked(frames: np.ndarray) -> np.ndarray:
+    if frames.dtype != np.uint8 or frames.ndim != 4 or frames.shape[-1] != 3 or 0 in frames.shape:
+        raise ValueError(f"frames: need uint8 of shape (T, H, W, 3), got {frames.dtype} {frames.shape}")
+    return frames
+
+
+def decoded_frames(tae, latent_CTHW, frames: int, tiling=None) -> Iterator[np.ndarray]:
+    """A normalised latent as pieces of its video, uint8 (t, H, W, 3), `frames` in all; memory is flat in the length."""
+    for piece in tae.decode_stream(latent_CTHW[None].float(), frames, tiling):
+        yield to_uint8(piece[0])
 
 
 def to_uint8(video_CTHW) -> np.ndarray:

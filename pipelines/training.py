@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from data_prep.quality import decisions
@@ -25,7 +26,7 @@ from lingen.shard_index import ShardIndex
 from lingen.tae import load_tae
 from lingen.text import TextEncoderConfig, build_text_encoder, pad_text
 from lingen.training import FitConfig, Hooks, fit, grown
-from lingen.video import to_uint8
+from lingen.video import decoded_frames
 from pipelines.cli import Preempted
 from pipelines.ray_train import TRACKING, DrainNotice, WorkerConfig, absolute_paths, prepare_worker, run_workers
 from pipelines.recipes import Recipe, TrainStage, find_stage
@@ -339,6 +340,8 @@ class Preview:
         latents = sample(model, noise, text, self._config.sampler)
         if self._run is None:
             return
-        videos = [to_uint8(self._tae.decode(latent[None].float().cpu(), self._bucket.frames)[0]) for latent in latents]
+        videos = [
+            np.concatenate(list(decoded_frames(self._tae, latent.cpu(), self._bucket.frames))) for latent in latents
+        ]
         name = "image" if self._bucket.frames == 1 else "video"
         self._run.video(name, step, videos, self._about["fps"])

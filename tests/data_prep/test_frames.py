@@ -56,7 +56,11 @@ def test_seeking_and_reading_on_agree_and_so_does_decord(clips):
     known = probe(path)
     wanted = shown_index(known.times_s, [27.3, 0.1, 12.0, 12.04, 20.9])
     by_av = np.empty((5, 48, 80, 3), np.uint8)
-    assert frames._read_av(path, known, wanted, by_av, "crop", 1)
+    order, done = np.argsort(wanted), 0
+    for stop, shown in frames._pictures(path, known, wanted[order], (48, 80), "crop", 1):
+        by_av[order[done:stop]] = shown
+        done = stop
+    assert done == 5
     by_decord = np.empty_like(by_av)
     assert frames._read_decord(path, known, wanted, by_decord, "crop")
     in_order = {}
@@ -93,6 +97,18 @@ def test_turn_follows_the_display_matrix(orientation):
     shown = frames.turn(stored, orientation)
     for (x, y), value in expected.items():
         assert shown[y - top, x - left] == value
+
+
+@pytest.mark.parametrize("name", ["odd/mediabunny_cursed-vfr.mp4", "videos/media_bear-vp9.webm"])
+def test_in_pieces_it_is_the_same_frames(clips, name):
+    path = clips / name
+    known = probe(path)
+    times = np.arange(0, known.duration_s + 0.5, 1 / 16)  # beyond the end: the last frame stays
+    whole = read_frames(path, times, (32, 48), known=known)
+    assert len(times) > frames.MOST_SEEKS  # by PyAV both times
+    pieces = list(frames.read_frames_in_pieces(path, times, (32, 48), 7, known))
+    assert {len(p) for p in pieces[:-1]} == {7}
+    assert np.array_equal(np.concatenate(pieces), whole)
 
 
 def test_phone_videos_come_out_upright(clips):

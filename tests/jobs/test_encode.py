@@ -17,14 +17,18 @@ import pytest
 import ray
 import torch
 
-from data_prep.encode import encode, plan, read_clips
+from data_prep import latent_shards, window_frames
+from data_prep.encode import encode, latent_settings, plan, read_clips
 from data_prep.encode_summary import canary_alarms
 from data_prep.frames import read_frames
+from data_prep.latent_shards import LatentWorker
 from data_prep.probe import MediaError, probe
 from data_prep.retext import RetextConfig, retext
+from data_prep.shard_parts import read_part
 from data_prep.shard_pool import WorkerConfig
 from data_prep.window_frames import windows_with_frames
 from lingen.shard_index import ShardIndex
+from lingen.shards import LATENT, list_shard, unpack_latent
 from lingen.tae import load_tae
 from lingen.text import TextEncoderConfig, build_text_encoder
 
@@ -269,6 +273,48 @@ def test_a_decoder_that_dies_again_and_again_costs_its_windows_only(encode_input
     assert {e["reason"] for e in errors} == {"decoder_crashed"}
     assert rest[-1][1] is not None
     assert [w for w, _ in rest] == windows[1:]
+
+
+class NoTally:
+    class add:
+        @staticmethod
+        def remote(n):
+            pass
+
+
+def test_long_windows_give_the_same_samples_piece_by_piece(
+    encode_inputs, encoded, encode_config, ray_cluster, tmp_path, monkeypatch
+):
+    """What is encoded together and whole, and what is read and encoded frame by frame because it is large."""
+    monkeypatch.setattr(window_frames, "GROUP_BYTES", 1)
+    monkeypatch.setattr(latent_shards, "PIECE", 5)
+    config = encode_config(tmp_path / "out")
+    clips = read_clips(encode_inputs / "curated" / "clips.parquet")[3:]
+    shards = [s for _, of in plan(config, clips, 16)[0] for s in of if s.bucket.startswith("video")]
+    worker = LatentWorker(latent_settings(config), NoTally)
+    rows, errors = {}, []
+    for shard in shards:
+        worker({"shard": shard.to_json()})
+        part = read_part(config.output, "latents", shard.bucket, shard.name)
+        rows |= {row["key"]: row for row in part["rows"]}
+        errors += part["errors"]
+        if part["rows"]:
+            for key, kind, data in list_shard(config.output / "latents" / shard.bucket / shard.name):
+                rows[key][kind] = data
+    assert {e["reason"] for e in errors} == {"file_missing", "content_changed", "undecodable"}
+    checked = 0
+    for bucket in ShardIndex.open(encoded[0]).buckets.values():
+        for i, known in enumerate(bucket.table.to_pylist()):
+            if known["key"] in rows:
+                row = rows[known["key"]]
+                latent = unpack_latent(row[LATENT])
+                # Short windows may be read by decord, which scales differently; never another frame.
+                assert torch.allclose(latent.float(), bucket.read(i)[0].float(), atol=0.35), known["key"]
+                checked += 1
+    assert checked == len(rows) > 5
+    worker.settings = dataclasses.replace(worker.settings, decode_timeout_s=1e-3)
+    late = worker({"shard": shards[0].to_json()})
+    assert late["samples"] == 0
 
 
 def test_text_is_replaced_alone(encoded, tmp_path, ray_cluster):

@@ -60,3 +60,22 @@ def test_grid_shows_first_and_last_frame():
     assert grid.shape == (48 * 2 + 2, 4 * 82 - 2, 3)
     assert (grid[:48, :80] == video[0]).all()
     assert (grid[:48, -80:] == video[-1]).all()
+
+
+def test_pieces_make_one_video(tmp_path):
+    av = pytest.importorskip("av")
+    video = moving_bar()
+    write_mp4(tmp_path / "whole.mp4", video)
+    write_mp4(tmp_path / "pieces.mp4", (video[i : i + 5] for i in range(0, 12, 5)))
+    shown = []
+    for name in ("whole", "pieces"):
+        with av.open(str(tmp_path / f"{name}.mp4")) as container:
+            shown.append([(f.time, f.to_ndarray(format="rgb24")) for f in container.decode(video=0)])
+    assert len(shown[0]) == len(shown[1]) == 12
+    assert [t for t, _ in shown[1]] == [i / 16 for i in range(12)]
+    assert all(np.array_equal(a, b) for (_, a), (_, b) in zip(*shown))
+    with pytest.raises(ValueError, match="a piece of"):
+        write_mp4(tmp_path / "x.mp4", iter([video, video[:, :20]]))
+    assert not (tmp_path / "x.mp4").exists()
+    with pytest.raises(ValueError, match="need uint8"):
+        write_mp4(tmp_path / "x.mp4", iter([]))
