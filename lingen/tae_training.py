@@ -6,6 +6,7 @@ Legend: B samples of this rank, T frames, H/W pixels.
 from __future__ import annotations
 
 import dataclasses
+import logging
 import math
 import time
 from collections.abc import Callable, Sequence
@@ -20,7 +21,9 @@ from torch.nn.parallel import DistributedDataParallel
 from lingen.checkpoint import Checkpointer
 from lingen.ema import EMA
 from lingen.tae import TAE, TAE_PRESETS
-from lingen.tae_loss import outlier_penalty, psnr
+from lingen.tae_loss import PatchDiscriminator, PerceptualLoss, outlier_penalty, psnr, ssim
+
+log = logging.getLogger(__name__)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -45,6 +48,14 @@ class TAEFitConfig:
     """steps of linear warm-up"""
     outlier_weight: float = 1e-3
     """weight of the outlier penalty; Movie Gen's is 1e5 on sums, others measured lower PSNR with it, so small here"""
+    perceptual: Path | None = None
+    """file with the weights of torchvision's vgg16; without it there is no perceptual loss"""
+    perceptual_weight: float = 0.1
+    """weight of the perceptual loss"""
+    adversarial_weight: float = 0.0
+    """weight of the discriminator's verdict; 0 trains no discriminator"""
+    adversarial_start: int = 0
+    """step from which there is a discriminator: first a decoder that is worth judging"""
     ema_decay: float = 0.999
     """decay of the averaged weights"""
     seed: int = 0
@@ -65,6 +76,11 @@ class TAEFitConfig:
         for name in ("steps", "batch_size", "frames", "log_every", "validate_every", "checkpoint_every"):
             if getattr(self, name) < 1:
                 raise ValueError(f"fit.{name}: must be at least 1, got {getattr(self, name)}")
+        for name in ("outlier_weight", "perceptual_weight", "adversarial_weight", "adversarial_start"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"fit.{name}: must not be negative, got {getattr(self, name)}")
+        if self.perceptual is not None and not self.perceptual.is_file():
+            raise ValueError(f"fit.perceptual: there is no file {self.perceptual}")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -82,17 +98,41 @@ Pixels = Sequence[Callable[[], np.ndarray]]
 
 
 class Objective(nn.Module):
-    """The whole loss as one forward pass, as DistributedDataParallel needs it."""
+    """The whole loss as one forward pass, as DistributedDataParallel needs it.
 
-    def __init__(self, tae: TAE, outlier_weight: float):
+    The discriminator's own loss is part of the sum: its gradient reaches the discriminator alone, and that of its
+    verdict the TAE alone, so one backward pass and one optimizer train both.
+    """
+
+    def __init__(self, tae: TAE, config: TAEFitConfig):
         super().__init__()
-        self.tae, self.outlier_weight = tae, outlier_weight
+        self.tae, self.config = tae, config
+        self.perceptual = PerceptualLoss(config.perceptual) if config.perceptual and config.perceptual_weight else None
+        self.discriminator = PatchDiscriminator() if config.adversarial_weight else None
 
-    def forward(self, video_B3THW: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+    @property
+    def trained(self) -> nn.Module:
+        """What checkpoints hold."""
+        if self.discriminator is None:
+            return self.tae
+        return nn.ModuleDict({"tae": self.tae, "discriminator": self.discriminator})
+
+    def forward(self, video_B3THW: Tensor, step: int) -> tuple[Tensor, dict[str, Tensor]]:
+        config = self.config
         latent = self.tae.encode_raw(video_B3THW)
         decoded = self.tae.decode_raw(latent, video_B3THW.shape[2])
-        l1, outliers = (decoded - video_B3THW).abs().mean(), outlier_penalty(latent)
-        return l1 + self.outlier_weight * outliers, {"l1": l1.detach(), "outliers": outliers.detach()}
+        parts = {"l1": (decoded - video_B3THW).abs().mean(), "outliers": outlier_penalty(latent)}
+        loss = parts["l1"] + config.outlier_weight * parts["outliers"]
+        if self.perceptual is not None:
+            parts["perceptual"] = self.perceptual(decoded, video_B3THW)
+            loss = loss + config.perceptual_weight * parts["perceptual"]
+        if self.discriminator is not None and step >= config.adversarial_start:
+            parts["adversarial"] = self.discriminator.verdict(decoded)
+            parts["discriminator"] = self.discriminator.loss(video_B3THW, decoded)
+            loss = loss + config.adversarial_weight * parts["adversarial"] + parts["discriminator"]
+        elif self.discriminator is not None:  # gradients of 0: optimizer and workers know it from the first step on
+            loss = loss + 0 * sum(p.sum() for p in self.discriminator.parameters())
+        return loss, {name: value.detach() for name, value in parts.items()}
 
 
 def fit_tae(
@@ -108,10 +148,13 @@ def fit_tae(
     tae = TAE(TAE_PRESETS[config.preset])
     if tae.config.linear_shortcut:
         _start_from_data(tae, videos or images, config)
-    objective = Objective(tae.to(device), config.outlier_weight)
-    optimizer = torch.optim.AdamW(tae.parameters(), lr=config.lr, betas=(0.9, 0.95), weight_decay=0.01)
+    objective = Objective(tae, config).to(device)
+    if rank == 0 and objective.perceptual is None:
+        log.info("no perceptual loss: fit.perceptual names no weights of torchvision's vgg16")
+    trained = [p for p in objective.parameters() if p.requires_grad]
+    optimizer = torch.optim.AdamW(trained, lr=config.lr, betas=(0.9, 0.95), weight_decay=0.01)
     ema = EMA(tae, config.ema_decay)
-    checkpointer = Checkpointer(output / "checkpoints", tae, ema, optimizer)
+    checkpointer = Checkpointer(output / "checkpoints", objective.trained, ema, optimizer)
     meta = checkpointer.load_newest()
     start = meta["step"] if meta else 0
     parallel = DistributedDataParallel(objective) if world > 1 else objective
@@ -126,9 +169,11 @@ def fit_tae(
             group["lr"] = _learning_rate(config, step)
         places = range(rank, config.batch_size, world)
         batch = torch.stack([_crop(config, videos, images, step, place) for place in places]).to(device)
-        loss, parts = parallel(batch)
+        loss, parts = parallel(batch, step)
         loss.backward()
         norm = nn.utils.clip_grad_norm_(tae.parameters(), 1.0)
+        if objective.discriminator is not None:
+            norm = norm + 0 * nn.utils.clip_grad_norm_(objective.discriminator.parameters(), 1.0)  # nan if either is
         if torch.isfinite(norm):
             optimizer.step()
             ema.update(tae)
@@ -160,19 +205,21 @@ def fit_tae(
 
 
 def validate(tae: TAE, ema: EMA, held_out: Pixels) -> dict[str, float]:
-    """PSNR in dB on held-out windows with averaged weights, beside that of each window's own mean colour."""
-    gains, values = [], []
+    """PSNR (dB) and SSIM of held-out windows with averaged weights; PSNR also above that of their mean colours."""
+    gains, values, similar = [], [], []
     with ema.applied_to(tae), torch.no_grad():
         for read in held_out:
             video = _to_tensor(read())[None].to(next(tae.parameters()).device)
             decoded = tae.decode_raw(tae.encode_raw(video), video.shape[2])
             colour = video.mean((2, 3, 4), keepdim=True).expand_as(video)
             values.append(psnr(decoded, video).item())
+            similar.append(ssim(decoded, video).item())
             gains.append(values[-1] - psnr(colour, video).item())
     if not values:
         return {}
     return {
         "held_out/psnr": float(np.mean(values)),
+        "held_out/ssim": float(np.mean(similar)),
         "held_out/gain_over_mean_colour": float(np.mean(gains)),
         "held_out/smallest_gain": float(np.min(gains)),
     }

@@ -53,7 +53,7 @@ def train_tae(config: TrainTAEConfig) -> dict[str, Any]:
         RuntimeError: training failed more often than workers.max_failures allows.
     """
     started = time.time()
-    config = absolute_paths(config)
+    config = dataclasses.replace(absolute_paths(config), fit=absolute_paths(config.fit))
     require_manifest(config.curated, "curate", "--curated")
     if config.fit.batch_size % config.workers.count:
         raise ValueError(
@@ -62,6 +62,8 @@ def train_tae(config: TrainTAEConfig) -> dict[str, Any]:
     clips_path = config.curated / "clips.parquet"
     content = {"pixels": to_plain(config.pixels), "fit": to_plain(config.fit)}
     inputs = {"clips": file_digest(clips_path)}
+    if config.fit.perceptual is not None:
+        inputs["perceptual"] = file_digest(config.fit.perceptual)
     folder = OutputFolder.open(config.output, "train_tae", content, inputs, overwrite=config.overwrite)
     if folder.finished:
         catch_up(folder.path / TRACKING, config.mlflow or store_beside(config.output))

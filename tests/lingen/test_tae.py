@@ -4,7 +4,6 @@ import pytest
 import torch
 
 from lingen.tae import TAE, TAE_PRESETS, TAEConfig, TemporalAttention, load_tae, save_tae
-from lingen.tae_loss import outlier_penalty, psnr
 
 SMALL = TAEConfig(channels=(8, 8, 16, 16), blocks=1, decoder_blocks=1)  # Movie Gen's shape, thin
 FOLDED = TAEConfig(
@@ -122,20 +121,3 @@ def test_wrong_input_is_named(tae, tmp_path):
         load_tae(tmp_path)
     with pytest.raises(ValueError, match="attention_heads: 3 does not divide"):
         dataclasses.replace(SMALL, attention_heads=3)
-
-
-def test_outlier_penalty_is_zero_without_outliers_and_grows_with_one():
-    torch.manual_seed(0)
-    latent = torch.randn(1, 16, 2, 8, 8)
-    assert outlier_penalty(latent) == 0
-    # By hand: one position far out, everything else 0, r = 0.
-    spike = torch.zeros(1, 1, 1, 1, 4)
-    spike[..., 0] = 4.0  # mean 1, distances 3 1 1 1, std sqrt(3)
-    assert outlier_penalty(spike, r=0.0).item() == pytest.approx(6 / 4)
-    assert outlier_penalty(spike, r=1.0).item() == pytest.approx((3 - 3**0.5) / 4)
-
-
-def test_psnr_by_hand():
-    a = torch.zeros(2, 3, 1, 2, 2)
-    b = torch.stack([torch.full((3, 1, 2, 2), 0.2), torch.full((3, 1, 2, 2), 2.0)])  # the second is clamped to 1
-    assert psnr(a, b).tolist() == pytest.approx([20.0, 10 * torch.log10(torch.tensor(4.0)).item()])

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -54,6 +55,7 @@ def run(folder, config=CONFIG):
 def test_it_learns_to_reconstruct_what_it_did_not_see(tmp_path):
     tae, report, lines = run(tmp_path)
     assert report["held_out/smallest_gain"] > 6
+    assert 0 < report["held_out/ssim"] < 1
     assert report["held_out/psnr"] > lines[0]["held_out/psnr"], "better than its linear start"
     assert lines["v"][0].shape == (12, 32, 64, 3), "originals beside reconstructions"
     with torch.no_grad():
@@ -62,8 +64,13 @@ def test_it_learns_to_reconstruct_what_it_did_not_see(tmp_path):
     assert 0.6 < latents.std() < 1.4
 
 
-def test_killed_and_resumed_gives_the_same_weights(tmp_path):
-    whole, _, _ = run(tmp_path / "whole", SHORT)
+@pytest.mark.parametrize("changes", [{}, {"adversarial_weight": 0.1, "adversarial_start": 13}], ids=["l1", "gan"])
+def test_killed_and_resumed_gives_the_same_weights(tmp_path, changes):
+    """The discriminator too: it is asked from step 13 on, and the checkpoint of step 10 has it."""
+    config = dataclasses.replace(SHORT, **changes)
+    whole, _, lines = run(tmp_path / "whole", config)
+    assert ("discriminator" in lines[20]) == bool(changes)
+    assert "discriminator" not in lines[10]
 
     class Killed(Exception):
         pass
@@ -73,13 +80,22 @@ def test_killed_and_resumed_gives_the_same_weights(tmp_path):
             raise Killed
 
     with pytest.raises(Killed):
-        fit_tae(SHORT, VIDEOS, IMAGES, HELD_OUT, tmp_path / "killed", TAEHooks(log=die))
-    resumed, _, lines = run(tmp_path / "killed", SHORT)
+        fit_tae(config, VIDEOS, IMAGES, HELD_OUT, tmp_path / "killed", TAEHooks(log=die))
+    resumed, _, lines = run(tmp_path / "killed", config)
     assert min(k for k in lines if isinstance(k, int)) == 15, "went on from the checkpoint of step 10"
     assert resumed.digest == whole.digest
 
 
-@pytest.mark.parametrize("bad", [{"preset": "huge"}, {"crop": 30}, {"steps": 0}])
+@pytest.mark.parametrize(
+    "bad",
+    [
+        {"preset": "huge"},
+        {"crop": 30},
+        {"steps": 0},
+        {"adversarial_weight": -1.0},
+        {"perceptual": Path("nowhere.pth")},
+    ],
+)
 def test_bad_settings_are_named(bad):
     with pytest.raises(ValueError, match=f"fit.{next(iter(bad))}"):
         TAEFitConfig(**bad)
