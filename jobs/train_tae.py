@@ -8,10 +8,8 @@ def run(config: TrainTAEConfig) -> None:
     outputs = train_tae(config)["outputs"]
     held_out = outputs["held_out"]
     rows = [("windows", outputs["windows"]), ("unreadable windows", outputs["unreadable"])]
-    units = {"ssim": ""}
-    rows += [
-        (f"held-out {name.replace('_', ' ')}{units.get(name, ' (dB)')}", value) for name, value in held_out.items()
-    ]
+    for name, value in held_out.items():
+        rows.append((f"held-out {name.replace('_', ' ')}{'' if name == 'ssim' else ' (dB)'}", value))
     print(cli.table(rows))
     print(f"\nTAE {outputs['tae']}: {config.output}   next: python jobs/encode.py --tae {config.output} ...")
 
