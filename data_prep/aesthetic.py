@@ -12,15 +12,15 @@ from __future__ import annotations
 import dataclasses
 import io
 import itertools
-from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from data_prep.cluster import connect
 from data_prep.measure import hush
-from data_prep.store import Store
+from data_prep.store import Snapshot, Store
 from lingen.manifest import digest, file_digest
 from lingen.progress import Progress
 
@@ -75,28 +75,28 @@ class AestheticConfig:
         return digest([*parts, *(file_digest(p) for p in local)])
 
 
-def score(keys: set[str], stills: Store, folder: Path, config: AestheticConfig, allow_new: bool = True) -> Store:
-    """Score the stills of `keys` that have no score of this revision yet; the store of all of them.
+def score(keys: pa.ChunkedArray, stills: Store, folder: Path, config: AestheticConfig, allow_new: bool = True) -> Store:
+    """Score the stills of the contents `keys` that have no score of this revision yet; the store of all of them.
 
     Raises:
         ValueError: allow_new is off and something has not been scored.
     """
     store = Store(folder, f"aesthetic-{config.revision}-{stills.folder.name.rpartition('-')[2]}", SCHEMA)
-    todo = keys - {row["key"] for row in store.rows(["key"], keys)}
-    if todo and not allow_new:
+    todo = keys.filter(pc.invert(pc.is_in(keys, store.table(["key"])["key"].combine_chunks()))).combine_chunks()
+    if len(todo) and not allow_new:
         raise ValueError(f"--refilter: {len(todo)} clips have no aesthetic score of this model yet; leave it out once")
-    if todo:
+    if len(todo):
         _run(todo, stills, store, config)
     return store
 
 
-def _run(todo: set[str], stills: Store, store: Store, config: AestheticConfig) -> None:
+def _run(todo: pa.Array, stills: Store, store: Store, config: AestheticConfig) -> None:
     import ray
 
     connect()
     dataset = ray.data.read_parquet([str(p) for p in stills.parts()]).map_batches(
         Scorer,
-        fn_constructor_kwargs={"config": config, "todo": todo},
+        fn_constructor_kwargs={"config": config, "todo": ray.put(todo)},
         batch_format="pyarrow",
         batch_size=16,
         compute=ray.data.ActorPoolStrategy(size=config.workers),
@@ -106,9 +106,8 @@ def _run(todo: set[str], stills: Store, store: Store, config: AestheticConfig) -
     hush()
     progress = Progress("aesthetic", len(todo), "files")
     for batch in dataset.iter_batches(batch_format="pyarrow", batch_size=None, prefetch_batches=1):
-        for row in batch.to_pylist():
-            store.add(row)
-            progress.update()
+        store.add(batch)
+        progress.update(batch.num_rows)
         if store.due:
             store.flush()
     store.flush()
@@ -118,11 +117,12 @@ def _run(todo: set[str], stills: Store, store: Store, config: AestheticConfig) -
 class Scorer:
     """One Ray actor with a copy of the model. Batch: key, still_s, jpeg; result: SCHEMA, for the keys in `todo`."""
 
-    def __init__(self, config: AestheticConfig, todo: set[str]):
+    def __init__(self, config: AestheticConfig, todo):
         import open_clip
+        import ray
         import torch
 
-        self.config, self.todo = config, todo
+        self.config, self.todo = config, ray.get(todo) if isinstance(todo, ray.ObjectRef) else todo
         self.device = "cuda" if torch.cuda.is_available() else "cpu"
         self.model, self.preprocess = open_clip.create_model_from_pretrained(
             config.model, pretrained=config.weights, device=self.device, weights_only=True
@@ -131,7 +131,7 @@ class Scorer:
         self.head = load_head(config.head) if config.head else None
 
     def __call__(self, batch: pa.Table) -> pa.Table:
-        rows = [row for row in batch.to_pylist() if row["key"] in self.todo and row["jpeg"]]
+        rows = [row for row in batch.filter(pc.is_in(batch["key"], self.todo)).to_pylist() if row["jpeg"]]
         embeddings = self.embed([jpeg for row in rows for jpeg in row["jpeg"]]) if rows else np.zeros((0, 1))
         scores = self.head(embeddings) if self.head else None
         at, out = 0, []
@@ -199,12 +199,15 @@ def _natural(name: str) -> list:
     return [int(part) if part.isdigit() else part for part in name.split(".")]
 
 
-def by_key(rows: Iterable[dict]) -> dict[str, tuple[list[float], np.ndarray]]:
-    """content hash -> (score per still, embeddings float32 (stills, D))."""
-    return {
-        row["key"]: (
-            row["aesthetic"],
-            np.stack([np.frombuffer(e, np.float16).astype(np.float32) for e in row["embedding"]]),
-        )
-        for row in rows
-    }
+class Looks:
+    """content hashes -> {content hash: (score per still, embeddings float32 (stills, D))}."""
+
+    def __init__(self, scored: Snapshot):
+        self._scored = scored
+
+    def __call__(self, keys: set[str]) -> dict[str, tuple[list[float], np.ndarray]]:
+        return {row["key"]: (row["aesthetic"], _vectors(row["embedding"])) for row in self._scored.rows(keys=keys)}
+
+
+def _vectors(embedding: list[bytes]) -> np.ndarray:
+    return np.stack([np.frombuffer(e, np.float16).astype(np.float32) for e in embedding])

@@ -1,44 +1,85 @@
 """Candidate clips: what the source's rows become once licences are decided and files are measured.
 
-One entry per span of a usable file, and one per row that never became a span, with what stopped it.
+One entry per span of a usable file, and one per row that never became a span, with what stopped it. Entries are one
+Arrow table, about a kilobyte each: a million clips fit into a laptop.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from data_prep.license import Decision
 from data_prep.measure import Measured
 from data_prep.scores import SCORES, span_scores, stills_inside
 from data_prep.shots import Candidate, ShotConfig, cuts
 from data_prep.spans import Span, SpanConfig, spans
+from data_prep.store import Snapshot
 
-FIELDS = (
-    *("clip_id", "uri", "content_hash", "media_type", "start_s", "end_s", "width", "height", "fps"),
-    *("caption", "license", "source", "attribution"),
-)
+FIELDS = {
+    "clip_id": pa.string(),
+    "uri": pa.string(),
+    "content_hash": pa.string(),
+    "media_type": pa.string(),
+    "start_s": pa.float64(),
+    "end_s": pa.float64(),
+    "width": pa.int64(),
+    "height": pa.int64(),
+    "fps": pa.float64(),
+    "caption": pa.string(),
+    "license": pa.string(),
+    "source": pa.string(),
+    "attribution": pa.string(),
+}
+_STOPPED = {name: pa.string() for name in ("stage", "verdict", "reason", "detail")}
+_LOOKS = {"hashes": pa.list_(pa.uint64()), "contrasts": pa.list_(pa.float32()), "embedding": pa.binary()}
+_MEASURED = {name: FIELDS[name] for name in ("media_type", "start_s", "end_s", "width", "height", "fps")}
+_PIECE = pa.schema({"key": pa.string()} | _MEASURED | dict.fromkeys(SCORES, pa.float64()) | _STOPPED | _LOOKS)
+SCHEMA = pa.schema({"row": pa.int64()} | FIELDS | dict.fromkeys(SCORES, pa.float64()) | _STOPPED | _LOOKS)
+"""row: position in the source; stage, verdict, reason, detail: what stopped an entry, "" for a clip that goes on to the
+filter; hashes, contrasts: of its stills; embedding: float16, their mean, of length 1, or null. Of what is no
+clip all three may be null."""
+
+Looks = Callable[[set[str]], Mapping[str, tuple[list[float], np.ndarray]]]
+"""content hashes -> aesthetic scores and embeddings of each file's stills, of those that have them."""
 
 
 @dataclasses.dataclass
 class Candidates:
-    """Columns over N entries. stopped: (stage, verdict, reason, detail), or None for a clip that goes on to the filter;
-    row: position in the source; hashes, contrasts: of the stills of each clip; embeddings: each clip's mean, of length
-    1, or None."""
+    """N entries: a table of SCHEMA."""
 
-    columns: dict[str, list]
-    stopped: list[tuple[str, str, str, str] | None]
-    row: list[int]
-    hashes: list[list[int]]
-    contrasts: list[list[float]]
-    embeddings: list[np.ndarray | None]
+    table: pa.Table
+
+    def __len__(self) -> int:
+        return self.table.num_rows
 
     def array(self, name: str) -> np.ndarray:
-        return np.asarray(self.columns[name])
+        """A column as numbers or Python strings (N,)."""
+        return self.table[name].to_numpy()
+
+    def value(self, name: str, i: int):
+        return self.table[name][i].as_py()
+
+    @property
+    def going(self) -> np.ndarray:
+        """bool (N,): clips that nothing has stopped before the filter."""
+        return pc.equal(self.table["stage"], "").to_numpy()
+
+    def scores(self) -> dict[str, np.ndarray]:
+        """float (N,) each of SCORES; NaN where it has no meaning, and for what is no clip: percentiles of leftovers
+        would be percentiles of nothing."""
+        return {name: np.where(self.going, self.array(name), np.nan) for name in SCORES}
+
+    def embeddings(self, at: np.ndarray) -> np.ndarray | None:
+        """float32 (len(at), D), or None unless all of them have one."""
+        column = self.table["embedding"].take(pa.array(at, pa.int64()))
+        if not len(at) or column.null_count:
+            return None
+        return np.stack([np.frombuffer(e.as_buffer(), np.float16) for e in column]).astype(np.float32)
 
 
 def candidates(
@@ -47,57 +88,91 @@ def candidates(
     measured: Measured,
     shots: ShotConfig,
     span: SpanConfig,
-    looks: Mapping[str, tuple[list[float], np.ndarray]],
+    looks: Looks | None = None,
 ) -> Candidates:
-    """Entries in the order of the source's rows. looks: aesthetic scores and embeddings of a file's stills (of
-    aesthetic.by_key)."""
-    columns: dict[str, list] = {name: [] for name in (*FIELDS, *SCORES)}
-    found = Candidates(columns, [], [], [], [], [])
-    rows = table.to_pylist()
-    first_row: dict[str, int] = {}  # of each content
-    for row, decision in zip(rows, decisions):
-        key = measured.hashes.get(row["uri"])
-        if decision.verdict == "keep" and not row["bad"] and key is not None:
-            first_row.setdefault(key, row["row"])
-    cut = {
-        signals["key"]: _spans_of(signals, shots, span, looks.get(signals["key"], ((), None)))
-        for signals in measured.signals.rows(keys=set(first_row.keys()))
-    }
-    for row, decision in zip(rows, decisions):
-        key = measured.hashes.get(row["uri"], "")
-        stopped = _stopped(row, decision, key, measured, first_row)
-        pieces = [] if stopped else cut.get(key, [])
-        if not stopped and isinstance(pieces, tuple):
-            stopped = ("read", "error", *pieces)
-        if stopped or not pieces:
-            stopped = stopped or ("read", "error", "not_measured", "no measurement was stored")
-            _add(found, row, decision, key, None, {}, stopped)
-            continue
-        for piece, facts in pieces:
-            why = ("spans", "drop", piece.reason, f"{piece.seconds:.2f} s") if piece.reason else None
-            _add(found, row, decision, key, piece, facts, why)
-    return found
+    """Entries in the order of the source's rows."""
+    rows = table.num_rows
+    key = measured.files["content_hash"].take(pc.index_in(table["uri"], measured.files["uri"].combine_chunks()))
+    readable = np.array([d.verdict == "keep" for d in decisions], bool) & pc.equal(table["bad"], "").to_numpy()
+    key = pc.if_else(pa.array(readable), key, None).combine_chunks().dictionary_encode()
+    code = pc.fill_null(key.indices, -1).to_numpy()  # content of each row, -1 without
+    first_row = np.full(len(key.dictionary) + 1, -1)
+    first_row[code[::-1]] = np.arange(rows)[::-1]
+    stopped = _stopped(table, decisions, measured, code, first_row)
+
+    pieces = _pieces(key.dictionary, measured, shots, span, looks)
+    of_key = pc.index_in(pieces["key"], key.dictionary).to_numpy()
+    order = np.argsort(of_key, kind="stable")
+    count = np.bincount(of_key, minlength=len(key.dictionary) + 1)
+    start = np.cumsum(count) - count
+
+    unstopped = stopped["stage"] == ""
+    entries = np.where(unstopped, np.maximum(count[code], 1), 1)
+    row = np.repeat(np.arange(rows), entries)
+    nth = np.arange(len(row)) - np.repeat(np.cumsum(entries) - entries, entries)
+    has_piece = (unstopped & (code >= 0) & (count[code] > 0))[row]
+    for name, value in zip(stopped, ("read", "error", "not_measured", "no measurement was stored")):
+        stopped[name][unstopped & (count[code] * (code >= 0) == 0)] = value
+    at = np.zeros(len(row), np.int64)
+    at[has_piece] = order[(start[code[row]] + nth)[has_piece]]
+    found = pieces.take(pa.array(at, pa.int64(), mask=~has_piece))
+
+    row = pa.array(row)
+    said = {name: table[name].take(row) for name in ("row", "uri", "caption", "source", "attribution")}
+    said["license"] = pa.array([d.license for d in decisions], pa.string()).take(row)
+    said["content_hash"] = pc.fill_null(key.dictionary.take(key.indices), "").take(row)
+    columns = said | {name: found[name] for name in (*_MEASURED, *SCORES, *_LOOKS)}
+    columns["media_type"] = pc.coalesce(found["media_type"], table["media_type"].take(row))
+    for name in _STOPPED:
+        columns[name] = pc.coalesce(found[name], pa.array(stopped[name], pa.string()).take(row))
+    for name in (*_MEASURED, *SCORES):
+        if name != "media_type":
+            columns[name] = pc.fill_null(columns[name], 0 if name in _MEASURED else np.nan)
+    columns["clip_id"] = _clip_ids(columns, pc.and_(pa.array(has_piece), pc.not_equal(columns["stage"], "read")))
+    return Candidates(pa.table(columns).select(SCHEMA.names).cast(SCHEMA).combine_chunks())
 
 
-def clip_id(content: str, start_s: float, end_s: float) -> str:
-    """The name of a clip: its content and its span in milliseconds, never its path."""
-    return f"{content}-{round(start_s * 1000)}-{round(end_s * 1000)}"
+def _clip_ids(columns: dict, has_piece: pa.Array) -> pa.ChunkedArray:
+    """A clip's name is its content and its span in milliseconds, never its path; what has no span is row-00000007."""
+    times = (pc.round(pc.multiply(columns[name], 1000.0)) for name in ("start_s", "end_s"))
+    milliseconds = (pc.cast(pc.cast(time, pa.int64()), pa.string()) for time in times)
+    span = pc.binary_join_element_wise(columns["content_hash"], *milliseconds, "-")
+    number = pc.utf8_lpad(pc.cast(columns["row"], pa.string()), 8, "0")
+    return pc.if_else(has_piece, span, pc.binary_join_element_wise("row", number, "-"))
+
+
+def _pieces(keys: pa.Array, measured: Measured, shots: ShotConfig, config: SpanConfig, looks: Looks | None) -> pa.Table:
+    """The spans (schema _PIECE) of some contents; of a file that could not be read one entry that says why."""
+    out = [_PIECE.empty_table()]
+    for group in Snapshot(measured.signals).tables(keys=keys):
+        look = looks(set(group["key"].to_pylist())) if looks else {}
+        found = []
+        for batch in group.to_batches(max_chunksize=256):
+            for signals in batch.to_pylist():
+                found += _spans_of(signals, shots, config, look.get(signals["key"], ((), None)))
+        out.append(pa.Table.from_pylist(found, schema=_PIECE))
+    return pa.concat_tables(out)
 
 
 def _spans_of(
     signals: dict, shots: ShotConfig, config: SpanConfig, look: tuple[Sequence[float], np.ndarray | None]
-) -> list[tuple[Span, dict]] | tuple[str, str]:
-    """Spans with facts and scores, or (reason, detail) of a file that could not be read."""
+) -> list[dict]:
     if signals["reason"]:
-        return signals["reason"], signals["detail"]
-    facts = {name: signals[name] for name in ("media_type", "width", "height", "fps")}
+        why = {"stage": "read", "verdict": "error", "reason": signals["reason"], "detail": signals["detail"]}
+        return [{"key": signals["key"], "media_type": signals["media_type"], **why}]
     if signals["media_type"] == "image":
         pieces = [Span(0.0, 0.0)]
     else:
         names = ("cut_s", "cut_change", "cut_histogram", "cut_ratio")
         edges = cuts((Candidate(*c) for c in zip(*(signals[name] for name in names))), shots)
         pieces = spans(signals["duration_s"], edges, config)
-    return [(piece, facts | _of_span(signals, piece, *look)) for piece in pieces]
+    facts = {name: signals[name] for name in ("key", "media_type", "width", "height", "fps")}
+    out = []
+    for piece in pieces:
+        why = ("spans", "drop", piece.reason, f"{piece.seconds:.2f} s") if piece.reason else ("", "", "", "")
+        said = {"start_s": piece.start_s, "end_s": piece.end_s, **dict(zip(_STOPPED, why))}
+        out.append(facts | said | _of_span(signals, piece, *look))
+    return out
 
 
 def _of_span(signals: dict, piece: Span, aesthetic: Sequence[float], embeddings: np.ndarray | None) -> dict:
@@ -107,44 +182,30 @@ def _of_span(signals: dict, piece: Span, aesthetic: Sequence[float], embeddings:
     found["contrasts"] = [signals["contrast"][i] for i in at]
     if embeddings is not None:
         mean = embeddings[at].mean(0)
-        found["embedding"] = mean / max(float(np.linalg.norm(mean)), 1e-6)
+        found["embedding"] = (mean / max(float(np.linalg.norm(mean)), 1e-6)).astype(np.float16).tobytes()
     return found
 
 
-def _stopped(row, decision, key, measured, first_row) -> tuple[str, str, str, str] | None:
-    if row["bad"]:
-        reason, _, detail = row["bad"].partition(": ")
-        return "source", "error", reason, detail
-    if decision.verdict != "keep":
-        return "license", decision.verdict, decision.reason, decision.detail
-    if row["uri"] in measured.failed:
-        return "read", "error", *measured.failed[row["uri"]]
-    if key and first_row[key] != row["row"]:
-        return "duplicate", "drop", "duplicate_content", f"the same bytes as row {first_row[key]}"
-    return None
+def _stopped(table: pa.Table, decisions, measured: Measured, code, first_row) -> dict[str, np.ndarray]:
+    """What stopped each row of the source before it had spans, as columns of _STOPPED; "" where nothing did."""
+    out = {name: np.full(table.num_rows, "", dtype=object) for name in _STOPPED}
 
+    def stop(i: int, *why: str) -> None:
+        for column, value in zip(out.values(), why):
+            column[i] = value
 
-def _add(found: Candidates, row: dict, decision: Decision, key: str, piece: Span | None, facts: dict, stopped) -> None:
-    start, end = (piece.start_s, piece.end_s) if piece else (0.0, 0.0)
-    values = {
-        "clip_id": clip_id(key, start, end) if piece else f"row-{row['row']:08d}",
-        "uri": row["uri"],
-        "content_hash": key,
-        "media_type": facts.get("media_type") or row["media_type"],
-        "start_s": start,
-        "end_s": end,
-        "width": facts.get("width", 0),
-        "height": facts.get("height", 0),
-        "fps": facts.get("fps", 0.0),
-        "caption": row["caption"],
-        "license": decision.license,
-        "source": row["source"],
-        "attribution": row["attribution"],
-    }
-    for name, column in found.columns.items():
-        column.append(values[name] if name in values else facts.get(name, math.nan))
-    found.stopped.append(stopped)
-    found.row.append(row["row"])
-    found.hashes.append(facts.get("hashes", []))
-    found.contrasts.append(facts.get("contrasts", []))
-    found.embeddings.append(facts.get("embedding"))
+    bad = pc.not_equal(table["bad"], "").to_numpy()
+    for i in np.flatnonzero(bad):
+        reason, _, detail = table["bad"][i].as_py().partition(": ")
+        stop(i, "source", "error", reason, detail)
+    failed = pc.is_in(table["uri"], pa.array(measured.failed, pa.string())).to_numpy()
+    for i, decision in enumerate(decisions):
+        if bad[i]:
+            continue
+        if decision.verdict != "keep":
+            stop(i, "license", decision.verdict, decision.reason, decision.detail)
+        elif failed[i]:
+            stop(i, "read", "error", *measured.failed[table["uri"][i].as_py()])
+        elif code[i] >= 0 and first_row[code[i]] != i:
+            stop(i, "duplicate", "drop", "duplicate_content", f"the same bytes as row {first_row[code[i]]}")
+    return out

@@ -18,10 +18,11 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from data_prep import report
-from data_prep.aesthetic import AestheticConfig, by_key, score
+from data_prep.aesthetic import AestheticConfig, Looks, score
 from data_prep.balance import BalanceConfig
 from data_prep.clips import FIELDS, Candidates, candidates
 from data_prep.duplicates import DuplicateConfig
@@ -37,6 +38,7 @@ from data_prep.scores import SCORES
 from data_prep.shots import ShotConfig
 from data_prep.sources import SourceConfig, digest_source, read_source
 from data_prep.spans import SpanConfig
+from data_prep.store import Snapshot
 from data_prep.what_if import Choice, grid
 from lingen.manifest import OutputFolder, digest, file_digest, read_json, write_atomic, write_json
 
@@ -98,7 +100,8 @@ class CurateConfig:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Summary:
-    """What a run did, in flat numbers. inputs = rows of the source; clips = spans, and inputs that never became one."""
+    """What a run did, in flat numbers. inputs = rows of the source; clips = spans, and inputs that never became one;
+    start_s: seconds until Ray's workers had started, of `seconds`."""
 
     inputs: int
     clips: int
@@ -111,6 +114,7 @@ class Summary:
     hours_kept: float
     files_read: int
     seconds: float
+    start_s: float
     reasons: dict[str, int]
     licenses: dict[str, int]
 
@@ -141,7 +145,7 @@ def curate(config: CurateConfig) -> Summary:
         return Summary(**read_json(folder.path / "summary.json"))
     found, measured = find(table, config, allow_new=not config.refilter)
     judgement = judge(found, config)
-    summary = _summarise(table, found, judgement.ledger, measured.new, time.time() - started)
+    summary = _summarise(table, found, judgement.ledger, measured, time.time() - started)
     _write(folder, config, found, judgement, summary, measured, started)
     return summary
 
@@ -151,20 +155,21 @@ def find(table: pa.Table, config: CurateConfig, allow_new: bool) -> tuple[Candid
     decisions, uris = gate(table, config.license)
     log.info("%d inputs, %d may be read (licence gate)", table.num_rows, len(uris))
     measured = measure(uris, store_folder(config), config.examine, config.decode, allow_new)
-    looks = {}
+    looks = None
     if config.aesthetic.enabled:
-        hashes = set(measured.hashes.values())
-        usable = {row["key"] for row in measured.signals.rows(["key", "reason"], hashes) if not row["reason"]}
-        scored = score(usable, measured.stills, store_folder(config), config.aesthetic, allow_new)
-        looks = by_key(scored.rows(keys=usable))
+        numbers = measured.signals.table(["key", "reason"])
+        here = pc.is_in(numbers["key"], pc.unique(measured.files["content_hash"]))
+        usable = numbers.filter(pc.and_(here, pc.equal(numbers["reason"], "")))
+        scored = score(usable["key"], measured.stills, store_folder(config), config.aesthetic, allow_new)
+        looks = Looks(Snapshot(scored))
     return candidates(table, decisions, measured, config.shots, config.spans, looks), measured
 
 
-def gate(table: pa.Table, config: LicenseConfig) -> tuple[list[Decision], list[str]]:
+def gate(table: pa.Table, config: LicenseConfig) -> tuple[list[Decision], pa.Array]:
     """The licence decision of every row, and the URIs that may be read."""
     decisions = [decide(text, config) for text in table.column("license").to_pylist()]
-    rows = zip(table["uri"].to_pylist(), table["bad"].to_pylist(), decisions)
-    return decisions, [uri for uri, bad, decision in rows if not bad and decision.verdict == "keep"]
+    kept = pa.array([d.verdict == "keep" for d in decisions], pa.bool_())
+    return decisions, pc.unique(table["uri"].filter(pc.and_(kept, pc.equal(table["bad"], ""))))
 
 
 def what_if(config: CurateConfig) -> list[Choice]:
@@ -178,7 +183,7 @@ def plan(config: CurateConfig) -> Estimate:
     _, uris = gate(_read(config), config.license)
     if not uris:
         raise ValueError(f"--plan: no clip of {config.input} passes the licence gate")
-    return estimate(uris, config.plan, config.examine, config.decode.workers or os.cpu_count() or 1)
+    return estimate(uris.to_pylist(), config.plan, config.examine, config.decode.workers or os.cpu_count() or 1)
 
 
 def _read(config: CurateConfig) -> pa.Table:
@@ -200,22 +205,23 @@ def _content_config(config: CurateConfig) -> dict:
     return whole
 
 
-def _summarise(table: pa.Table, found: Candidates, ledger: Ledger, new: int, seconds: float) -> Summary:
-    kept, media = ledger.kept, found.array("media_type")
+def _summarise(table: pa.Table, found: Candidates, ledger: Ledger, measured: Measured, seconds: float) -> Summary:
+    kept, media = ledger.kept, found.table["media_type"]
     counts = Counter(ledger.verdict.tolist())
-    length = np.nan_to_num(found.array("seconds").astype(float))
+    length = np.nan_to_num(found.array("seconds"))
     return Summary(
         inputs=table.num_rows,
         clips=ledger.count,
         kept=counts["keep"],
         dropped=counts["drop"],
         errors=counts["error"],
-        videos_kept=int((kept & (media == "video")).sum()),
-        images_kept=int((kept & (media == "image")).sum()),
+        videos_kept=int((kept & pc.equal(media, "video").to_numpy()).sum()),
+        images_kept=int((kept & pc.equal(media, "image").to_numpy()).sum()),
         hours_measured=float(length.sum() / 3600),
         hours_kept=float(length[kept].sum() / 3600),
-        files_read=new,
+        files_read=measured.new,
         seconds=seconds,
+        start_s=measured.start_s,
         reasons=dict(Counter(reason for reason in ledger.reason.tolist() if reason).most_common()),
         licenses=dict(Counter(found.array("license")[kept].tolist()).most_common()),
     )
@@ -223,7 +229,7 @@ def _summarise(table: pa.Table, found: Candidates, ledger: Ledger, new: int, sec
 
 def _write(folder, config, found, judgement: Judgement, summary, measured, started) -> None:
     path, ledger = folder.path, judgement.ledger
-    everything = pa.table({name: found.columns[name] for name in (*FIELDS, *SCORES)})
+    everything = found.table.select([*FIELDS, *SCORES])
     pq.write_table(everything.filter(pa.array(ledger.kept)), path / "clips.parquet", compression="zstd")
     scored = everything.append_column("verdict", pa.array(ledger.verdict, pa.string()))
     scored = scored.append_column("reason", pa.array(ledger.reason, pa.string()))
@@ -242,7 +248,7 @@ def _write_quality(path: Path, found: Candidates, judgement: Judgement, everythi
     """quality.csv, for a person to edit, and quality.parquet, the clips taken, as in clips.parquet."""
     shown = ("clip_id", "caption", "uri", "start_s", "end_s", "license", "technical", "aesthetic", "scene_motion")
     rows = [
-        {"keep": "yes" if taken else "no", "rank": round(rank, 2)} | {n: found.columns[n][i] for n in shown}
+        {"keep": "yes" if taken else "no", "rank": round(rank, 2)} | {n: found.value(n, i) for n in shown}
         for i, rank, taken in judgement.quality
     ]
     write_atomic(path / "quality.csv", write_csv(rows, ("keep", "rank", *shown)))

@@ -6,6 +6,7 @@ stage "final" and the first reason that was not "keep". inputs = kept + dropped 
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import numpy as np
@@ -28,6 +29,29 @@ SCHEMA = pa.schema(
     ]
 )
 FINAL = "final"
+GROUP = 65536
+"""Rows that are in memory as text at once while the ledger is written."""
+
+
+@dataclasses.dataclass(frozen=True)
+class _Stage:
+    """One stage over the clips `at` (int64). Values: one for all of them, or an array as long as `at`."""
+
+    at: np.ndarray
+    values: dict[str, object]
+
+    def tables(self, clips: pa.Table):
+        """Its rows of the ledger, GROUP at a time."""
+        for start in range(0, len(self.at), GROUP):
+            at = self.at[start : start + GROUP]
+            columns = {name: clips[name].take(pa.array(at)) for name in clips.column_names}
+            for name, value in self.values.items():
+                kind = SCHEMA.field(name).type
+                if isinstance(value, np.ndarray):
+                    columns[name] = pa.array(value[start : start + GROUP], kind, from_pandas=True)
+                else:
+                    columns[name] = pa.repeat(pa.scalar(value, kind), len(at))
+            yield pa.table(columns).select(SCHEMA.names)
 
 
 class Ledger:
@@ -36,12 +60,12 @@ class Ledger:
     Args: clip_ids, rows, uris of the N clips.
     """
 
-    def __init__(self, clip_ids: list[str], rows: list[int], uris: list[str]):
-        self._clip = (pa.array(clip_ids, pa.string()), pa.array(rows, pa.int64()), pa.array(uris, pa.string()))
+    def __init__(self, clip_ids, rows, uris):
+        self._clips = pa.table({"clip_id": clip_ids, "row": rows, "uri": uris}, schema=pa.schema(list(SCHEMA)[:3]))
         self.count = len(clip_ids)
         self.verdict = np.full(self.count, "keep", dtype=object)
         self.reason = np.full(self.count, "", dtype=object)
-        self._tables: list[pa.Table] = []
+        self._stages: list[_Stage] = []
 
     @property
     def kept(self) -> np.ndarray:
@@ -53,56 +77,48 @@ class Ledger:
         at = np.flatnonzero(np.ones(self.count, bool) if where is None else where)
         if not len(at):
             return
-        pick = pa.array(at, pa.int64())
-
-        def column(value, kind):
-            if value is None or isinstance(value, (str, int, float)):
-                return pa.array([value] * len(at), kind)
-            return pa.array(np.asarray(value)[at], kind, from_pandas=True)
-
-        text = pa.string()
-        verdicts, reasons = column(verdict, text), column(reason, text)
-        self._tables.append(
-            pa.table(
-                [
-                    *(part.take(pick) for part in self._clip),
-                    column(stage, text),
-                    verdicts,
-                    reasons,
-                    column(detail, text),
-                    column(score, pa.float64()),
-                    column(threshold, pa.float64()),
-                    column(config_hash, text),
-                ],
-                schema=SCHEMA,
-            )
-        )
-        first = self.kept[at]
-        new = np.asarray(verdicts.to_pylist(), dtype=object)
-        why = np.asarray(reasons.to_pylist(), dtype=object)
-        falls = first & (new != "keep")
+        given = {"stage": stage, "verdict": verdict, "reason": reason, "detail": detail}
+        given |= {"score": score, "threshold": threshold, "config_hash": config_hash}
+        values = {k: v[at] if isinstance(v, np.ndarray) else v for k, v in given.items()}
+        self._stages.append(_Stage(at, values))
+        new = np.broadcast_to(np.asarray(values["verdict"], dtype=object), at.shape)
+        why = np.broadcast_to(np.asarray(values["reason"], dtype=object), at.shape)
+        falls = self.kept[at] & (new != "keep")
         self.verdict[at[falls]], self.reason[at[falls]] = new[falls], why[falls]
 
     def write(self, path: Path, config_hash: str) -> None:
-        """Add the final rows, check that nothing was lost, and write ledger.parquet."""
+        """Add the final rows, write ledger.parquet, and check that nothing was lost."""
         self.decide(FINAL, self.verdict.copy(), self.reason.copy(), config_hash=config_hash)
-        table = pa.concat_tables(self._tables)
-        check(table)
-        pq.write_table(table, path, compression="zstd")
+        with pq.ParquetWriter(path, SCHEMA, compression="zstd") as writer:
+            for stage in self._stages:
+                for table in stage.tables(self._clips):
+                    writer.write_table(table)
+        names = ["clip_id", "stage", "verdict"]
+        check(pq.read_table(path, columns=names, read_dictionary=names))
 
 
 def check(table: pa.Table) -> dict[str, int]:
     """Counts of a ledger; AssertionError unless inputs = kept + dropped + errors, each clip told exactly once."""
-    final = table.filter(pc.equal(table["stage"], FINAL))
-    ids = final["clip_id"].to_pylist()
-    assert len(ids) == len(set(ids)), "a clip has two final verdicts"
-    assert set(ids) == set(pc.unique(table["clip_id"]).to_pylist()), "a clip has no final verdict"
-    counts = dict.fromkeys(("keep", "drop", "error"), 0)
-    for entry in final["verdict"].value_counts().to_pylist():
-        counts[entry["values"]] = entry["counts"]
-    assert sum(counts.values()) == len(ids)
+    clip = _codes(table["clip_id"])[0]
+    final = np.asarray(pc.equal(table["stage"].cast(pa.string()), FINAL))
+    verdict, names = _codes(table["verdict"])
+    names = np.array(names)
+    times = np.bincount(clip[final], minlength=int(clip.max(initial=-1)) + 1)
+    assert (times < 2).all(), "a clip has two final verdicts"
+    assert (times > 0).all(), "a clip has no final verdict"
+    counts = {name: int((names[verdict[final]] == name).sum()) for name in ("keep", "drop", "error")}
+    assert sum(counts.values()) == len(times)
     # A clip is kept exactly when no stage said otherwise.
-    others = table.filter(pc.and_(pc.not_equal(table["stage"], FINAL), pc.not_equal(table["verdict"], "keep")))
-    lost = set(others["clip_id"].to_pylist())
-    assert lost == {i for i, v in zip(ids, final["verdict"].to_pylist()) if v != "keep"}
-    return {"clips": len(ids), "kept": counts["keep"], "dropped": counts["drop"], "errors": counts["error"]}
+    lost = np.zeros(len(times), bool)
+    lost[clip[~final & (names[verdict] != "keep")]] = True
+    assert (lost[clip[final]] == (names[verdict[final]] != "keep")).all(), "a final verdict is not that of the stages"
+    return {"clips": len(times), "kept": counts["keep"], "dropped": counts["drop"], "errors": counts["error"]}
+
+
+def _codes(column: pa.ChunkedArray) -> tuple[np.ndarray, list[str]]:
+    """A text column as whole numbers, and the texts they stand for."""
+    if not pa.types.is_dictionary(column.type):
+        column = column.dictionary_encode()
+    whole = column.unify_dictionaries().combine_chunks()
+    whole = whole.chunk(0) if isinstance(whole, pa.ChunkedArray) else whole
+    return whole.indices.to_numpy(), whole.dictionary.to_pylist() if len(whole.dictionary) < 100 else []

@@ -9,11 +9,14 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-import os
+import time
+from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from data_prep import examine as examine_module
 from data_prep.cluster import connect
@@ -33,6 +36,7 @@ _RESULT = pa.schema(
     [
         ("uri", pa.string()),
         ("stamp", pa.string()),
+        ("began", pa.float64()),  # seconds since 1970
         *list(examine_module.SCHEMA),
         ("jpeg", pa.list_(pa.binary())),
     ]
@@ -53,23 +57,27 @@ class DecodeConfig:
     """Decoder threads per worker; more workers use the cores better than more threads."""
     workers: int = 0
     """Files decoded at once; 0 for one per CPU of the cluster."""
+    cpus: float = 0.9
+    """CPUs that a worker reserves; whole ones would starve Ray Data's own tasks where there are few."""
 
     def __post_init__(self):
-        for field in ("timeout_s", "attempts", "threads"):
+        for field in ("timeout_s", "attempts", "threads", "cpus"):
             if getattr(self, field) <= 0:
                 raise ValueError(f"--decode.{field.replace('_', '-')}: must be above 0")
 
 
 @dataclasses.dataclass
 class Measured:
-    """What is known of each URI. hashes: uri -> content hash; failed: uri -> (reason, detail), for those without
-    content; signals, stills: by content hash; new: files read in this run."""
+    """What is known of each URI. files: (uri, content_hash) of those with content; failed: uri -> (reason, detail), for
+    those without; signals, stills: by content hash; new: files read in this run; start_s: how long that waited for its
+    workers to start."""
 
-    hashes: dict[str, str]
+    files: pa.Table
     failed: dict[str, tuple[str, str]]
     signals: Store
     stills: Store
-    new: int
+    new: int = 0
+    start_s: float = 0.0
 
 
 def stores(folder: Path, config: ExamineConfig) -> tuple[Store, Store, Store]:
@@ -83,111 +91,141 @@ def stores(folder: Path, config: ExamineConfig) -> tuple[Store, Store, Store]:
 
 
 def measure(
-    uris: list[str], folder: Path, config: ExamineConfig, decode: DecodeConfig, allow_new: bool = True
+    uris: pa.Array, folder: Path, config: ExamineConfig, decode: DecodeConfig, allow_new: bool = True
 ) -> Measured:
-    """Bring the store up to date for `uris` and read it back.
+    """Bring the store up to date for `uris` (distinct) and read it back.
 
     Raises:
         ValueError: allow_new is off and something has not been measured.
     """
     files, signals, stills = stores(folder, config)
-    uris = sorted(set(uris))
-    with ThreadPoolExecutor(16) as pool:
-        stamps = dict(zip(uris, pool.map(stamp, uris)))
-    known = {row["key"]: row for row in files.rows()}
-    done = {
-        row["key"]: row
-        for row in signals.rows(["key", "reason", "attempts"])
-        if row["reason"] not in PASSING or row["attempts"] >= decode.attempts
-    }
-    current = {u: known[u]["content_hash"] for u in uris if u in known and stamps[u] and known[u]["stamp"] == stamps[u]}
-    todo = [u for u in uris if current.get(u) not in done]
-    missing = [u for u in todo if not stamps[u]]
-    failed = {u: ("file_missing", "nothing is there") for u in missing if not is_remote(u)}
-    todo = [u for u in todo if u not in failed]
-    if todo and not allow_new:
-        raise ValueError(f"--refilter: {len(todo)} clips have not been measured (first: {todo[0]}); leave it out once")
-    if todo:
-        tried = {row["key"]: row["attempts"] for row in signals.rows(["key", "attempts"])}
-        failed |= _run(todo, set(done), tried, files, signals, stills, config, decode, total=len(uris) - len(failed))
-        known = {row["key"]: row for row in files.rows()}
-    hashes = {u: known[u]["content_hash"] for u in uris if u in known and u not in failed}
+    stamps = pa.array(_stamps(uris), pa.string())
+    known = _looked_up(uris, files.table())
+    current = pc.if_else(pc.equal(known["stamp"], stamps), known["content_hash"], None)
+    tried = signals.table(["key", "reason", "attempts"])
+    passing = pc.is_in(tried["reason"], pa.array(sorted(PASSING)))
+    again = tried.filter(pc.and_(passing, pc.less(tried["attempts"], decode.attempts)))
+    done = tried.filter(pc.invert(pc.is_in(tried["key"], again["key"].combine_chunks())))["key"].combine_chunks()
+    todo = pc.invert(pc.is_in(current, done))
+    absent = pc.and_(todo, pc.equal(stamps, ""))
+    failed = {u: ("file_missing", "nothing is there") for u in uris.filter(absent).to_pylist() if not is_remote(u)}
+    todo = pc.and_(todo, pc.invert(pc.is_in(uris, pa.array(failed, pa.string()))))
+    new, start_s = pc.sum(todo).as_py() or 0, 0.0
+    if new and not allow_new:
+        first = uris.filter(todo)[0].as_py()
+        raise ValueError(f"--refilter: {new} clips have not been measured (first: {first}); leave it out once")
+    if new:
+        # Big files first: no worker is left alone with a long film at the end.
+        sizes = np.array([_size(stamp) for stamp in stamps.filter(todo).to_pylist()])
+        order = pa.array(np.argsort(-sizes, kind="stable"))
+        attempts = dict(zip(again["key"].to_pylist(), again["attempts"].to_pylist()))
+        progress = Progress("measure", len(uris) - len(failed), "files", done=len(uris) - len(failed) - new)
+        found, start_s = _run(
+            uris.filter(todo).take(order), done, attempts, (files, signals, stills), config, decode, progress
+        )
+        failed |= found
+        known = _looked_up(uris, files.table())
+    seen = pa.table({"uri": uris, "content_hash": known["content_hash"]})
+    seen = seen.filter(pc.invert(pc.is_in(uris, pa.array(failed, pa.string())))).drop_null()
     for store in (files, signals, stills):
         store.compact()
-    return Measured(hashes, failed, signals, stills, len(todo))
+    return Measured(seen, failed, signals, stills, new, start_s)
 
 
-def _run(todo, done, tried, files, signals, stills, config, decode, total) -> dict[str, tuple[str, str]]:
+def _looked_up(uris: pa.Array, files: pa.Table) -> pa.Table:
+    """The rows of FILE_SCHEMA of some URIs, nulls where there is none."""
+    return files.take(pc.index_in(uris, files["key"].combine_chunks()))
+
+
+def _stamps(uris: pa.Array) -> Iterable[str]:
+    with ThreadPoolExecutor(16) as pool:
+        for start in range(0, len(uris), 4096):  # map queues all it is given
+            yield from pool.map(stamp, uris[start : start + 4096].to_pylist())
+
+
+def _run(todo: pa.Array, done, tried, to: tuple[Store, ...], config, decode, progress: Progress) -> tuple[dict, float]:
+    """Examine files into the stores `to`; (uri -> why it has no content, seconds until the first worker had begun)."""
     import ray
 
+    called = time.time()
     connect()
     workers = decode.workers or max(1, int(ray.cluster_resources().get("CPU", 1)))
     workers = min(workers, len(todo))
-    # Big files first and small blocks: no worker is left alone with a long film at the end.
-    todo = sorted(todo, key=lambda u: -_size(u))
-    per_block = max(1, min(16, len(todo) // (workers * 4)))
+    per_block = max(1, min(16, len(todo) // (workers * 4)))  # small: no worker is left alone at the end
     blocks = [pa.table({"uri": todo[i : i + per_block]}) for i in range(0, len(todo), per_block)]
+    # Sorted bytes in the object store: all workers of a machine look at the same copy.
+    done = ray.put(np.sort(np.array(done.to_pylist(), "S32")))
     dataset = ray.data.from_arrow(blocks).map_batches(
         Examiner,
         fn_constructor_kwargs={"config": config, "decode": decode, "done": done, "tried": tried},
         batch_format="pyarrow",
         batch_size=None,
         compute=ray.data.ActorPoolStrategy(size=workers),
-        num_cpus=0.9,  # whole CPUs would starve Ray Data's own tasks where there are few
+        num_cpus=decode.cpus,
     )
-    failed = {}
+    failed, began = {}, []
     hush()
-    progress = Progress("measure", total, "files", done=total - len(todo))
     for batch in dataset.iter_batches(batch_format="pyarrow", batch_size=None, prefetch_batches=1):
-        for row in batch.to_pylist():
-            uri, jpegs = row.pop("uri"), row.pop("jpeg")
-            mark = row.pop("stamp")
-            if row["key"] is None:
-                failed[uri] = (row["reason"], row["detail"])
-            else:
-                if row["reason"] is not None:
-                    stills.add({"key": row["key"], "still_s": row["still_s"], "jpeg": jpegs})
-                    signals.add(row)
-                files.add({"key": uri, "stamp": mark, "content_hash": row["key"]})
-            progress.update()
-        if files.due:
-            _flush(stills, signals, files)
-    _flush(stills, signals, files)
+        began.append(pc.min(batch["began"]).as_py())
+        failed |= _sort_in(batch, *to)
+        progress.update(batch.num_rows)
+        if any(store.due for store in to):
+            _flush(*to)
+    _flush(*to)
     progress.close()
-    return failed
+    return failed, min(began) - called
 
 
-def _flush(*stores: Store) -> None:
+def _sort_in(batch: pa.Table, files: Store, signals: Store, stills: Store) -> dict[str, tuple[str, str]]:
+    """Queue a batch of _RESULT in the stores; uri -> (reason, detail) of what has no content."""
+    nothing = batch.filter(pc.is_null(batch["key"])).select(["uri", "reason", "detail"]).to_pylist()
+    batch = batch.filter(pc.is_valid(batch["key"]))
+    fresh = batch.filter(pc.is_valid(batch["reason"]))
+    signals.add(fresh)
+    stills.add(fresh.filter(pc.is_valid(fresh["jpeg"])))
+    files.add(batch.select(["uri", "stamp", "key"]).rename_columns(FILE_SCHEMA.names))
+    return {row["uri"]: (row["reason"], row["detail"]) for row in nothing}
+
+
+def _flush(files: Store, *numbers: Store) -> None:
     """All together and files last: a file counts as seen only when its numbers are safe."""
-    for store in stores:
+    for store in (*numbers, files):
         store.flush()
 
 
-def _size(uri: str) -> int:
-    try:
-        return os.stat(uri).st_size
-    except (OSError, ValueError):
-        return 0
+def _size(stamp: str) -> int:
+    """Bytes of a file, by its stamp (of fetch.stamp)."""
+    size = stamp.rpartition("+")[2].partition("-")[0]
+    return int(size) if size.isdigit() else 0
 
 
 class Examiner:
     """One Ray actor. Batch: uri; result: _RESULT, with a null `key` for what has no content and a null `reason` for
     content that is measured already."""
 
-    def __init__(self, config: ExamineConfig, decode: DecodeConfig, done: set[str], tried: dict[str, int]):
-        self.config, self.decode, self.done, self.tried = config, decode, done, tried
+    def __init__(self, config: ExamineConfig, decode: DecodeConfig, done, tried: dict[str, int]):
+        import ray
+
+        self.config, self.decode, self.done, self.tried = config, decode, ray.get(done), tried
         self.child = Isolated(decode.memory_gb)
+        self.child.call(stamp, "", timeout_s=600)  # it starts, and imports what it needs
 
     def __call__(self, batch: pa.Table) -> pa.Table:
-        rows = [{"uri": uri, "stamp": stamp(uri), **self.one(uri)} for uri in batch.column("uri").to_pylist()]
+        rows = []
+        for uri in batch.column("uri").to_pylist():
+            rows.append({"uri": uri, "stamp": stamp(uri), "began": time.time(), **self.one(uri)})
         return pa.Table.from_pylist(rows, schema=_RESULT)
+
+    def _is_done(self, key: str) -> bool:
+        at = np.searchsorted(self.done, key.encode())
+        return at < len(self.done) and self.done[at] == key.encode()
 
     def one(self, uri: str) -> dict:
         for _ in range(self.decode.attempts):
             try:
                 with local_copy(uri, self.decode.max_file_gb) as path:
                     key = content_hash(path)
-                    if key in self.done:
+                    if self._is_done(key):
                         return {"key": key}
                     return self._examine(uri, path, key)
             except MediaError as error:

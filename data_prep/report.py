@@ -150,7 +150,7 @@ def _histogram(rule, bins: int = 40) -> str:
 def _shapes(found, ledger) -> str:
     """Hours by length, and clips by shape: what the trainer's buckets can be filled with."""
     kept = ledger.kept
-    seconds = np.asarray(found.columns["seconds"], np.float64)
+    seconds = found.array("seconds")
     videos = kept & np.isfinite(seconds)
     rows = []
     for low, high in zip((0, *LENGTHS_S), (*LENGTHS_S, np.inf)):
@@ -158,7 +158,7 @@ def _shapes(found, ledger) -> str:
         name = f"{low:g} s and more" if high == np.inf else f"{low:g} to {high:g} s"
         rows.append((name, int(here.sum()), float(seconds[here].sum() / 3600)))
     lengths = "".join(f"<tr><td>{a}</td><td class=n>{b}</td><td class=n>{c:.3f} h</td></tr>" for a, b, c in rows)
-    width, height = (np.asarray(found.columns[n])[kept] for n in ("width", "height"))
+    width, height = (found.array(n)[kept] for n in ("width", "height"))
     shapes = Counter(
         "wide" if w > 1.15 * h else "tall" if h > 1.15 * w else "square" for w, h in zip(width, height)
     ).most_common()
@@ -186,7 +186,7 @@ def _concepts(judgement) -> str:
 def _sheets(found, judgement, stills) -> str:
     """Kept clips, the ones nearest to a threshold on either side, dropped ones of every reason, and the quality set."""
     ledger, outcomes = judgement.ledger, judgement.outcomes
-    has_still = np.array([stop is None or stop[0] == "spans" for stop in found.stopped])
+    has_still = found.going | (found.array("stage") == "spans")
     groups = {
         "Kept": _spread(np.flatnonzero(ledger.kept)),
         "Borderline: nearest to a threshold": _borderline(outcomes, has_still & (ledger.verdict != "error")),
@@ -194,7 +194,7 @@ def _sheets(found, judgement, stills) -> str:
     }
     if judgement.quality:
         groups["Quality set, best first"] = [i for i, _, taken in judgement.quality if taken][: 4 * SHEET]
-    wanted = {found.columns["content_hash"][i] for group in groups.values() for i in group}
+    wanted = {found.value("content_hash", i) for group in groups.values() for i in group}
     pictures = {row["key"]: row for row in stills.rows(keys=wanted)} if wanted else {}
     out = []
     for title, group in groups.items():
@@ -231,20 +231,20 @@ def _each_reason(indices: np.ndarray, reasons: np.ndarray, most: int = SHEET) ->
 
 
 def _figure(found, ledger, i: int, pictures: dict) -> str:
-    columns = found.columns
-    row = pictures.get(columns["content_hash"][i])
+    clip = found.table.slice(i, 1).to_pylist()[0]
+    row = pictures.get(clip["content_hash"])
     image = ""
     if row:
-        at = stills_inside(row["still_s"], columns["start_s"][i], columns["end_s"][i])
+        at = stills_inside(row["still_s"], clip["start_s"], clip["end_s"])
         data = base64.b64encode(row["jpeg"][at[len(at) // 2]]).decode()
         image = f'<img alt="" loading="lazy" src="data:image/jpeg;base64,{data}">'
-    span = f" {columns['start_s'][i]:.1f} to {columns['end_s'][i]:.1f} s" if columns["end_s"][i] else ""
+    span = f" {clip['start_s']:.1f} to {clip['end_s']:.1f} s" if clip["end_s"] else ""
     shown = ("motion", "scene_motion", "technical", "brightness")
-    scores = ", ".join(f"{n.replace('_', ' ')} {columns[n][i]:.2f}" for n in shown if np.isfinite(columns[n][i]))
+    scores = ", ".join(f"{n.replace('_', ' ')} {clip[n]:.2f}" for n in shown if np.isfinite(clip[n]))
     verdict = ledger.verdict[i]
-    name = columns["uri"][i].rsplit("/", 1)[-1]
+    name = clip["uri"].rsplit("/", 1)[-1]
     reason = f": {_e(ledger.reason[i])}" if ledger.reason[i] else ""
     return (
         f"<figure>{image}<figcaption><b class={verdict}>{verdict}{reason}</b><br>{_e(name)}{span}<br>{scores}"
-        f"<br>{_e(columns['caption'][i][:160])}</figcaption></figure>"
+        f"<br>{_e(clip['caption'][:160])}</figcaption></figure>"
     )

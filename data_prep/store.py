@@ -3,20 +3,25 @@
 A folder's name is the stage and the digest of all that decides its numbers (settings, code version, model revision); a
 row is keyed by content hash. So a changed setting never meets stale rows, and moving or renaming media costs nothing.
 One writer (the driver) adds whole parts atomically: a kill at any moment loses seconds of work and breaks nothing.
+What is in memory at once is one row group, however long the store has grown.
 """
 
 from __future__ import annotations
 
+import itertools
 import os
 import time
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-FLUSH_ROWS, FLUSH_S, PART_ROWS = 512, 5.0, 16384
+FLUSH_ROWS, FLUSH_BYTES, FLUSH_S, SELDOM_FLUSH_S = 512, 32 << 20, 5.0, 60.0
+PART_ROWS, PART_BYTES = 16384, 256 << 20
 
 
 class Store:
@@ -27,81 +32,130 @@ class Store:
 
     def __init__(self, folder: str | Path, name: str, schema: pa.Schema):
         self.folder, self.schema = Path(folder) / name, schema
-        self._rows: list[dict] = []
-        self._last = time.monotonic()
+        self._queue: list[pa.Table] = []
+        self._start = self._last = time.monotonic()
 
-    def add(self, row: dict) -> None:
-        """Queue one row; `flush` writes it, which is `due` when enough rows or seconds have gathered."""
-        self._rows.append(row)
+    def add(self, rows: pa.Table) -> None:
+        """Queue rows; `flush` writes them, which is `due` when enough rows, bytes or seconds have gathered."""
+        if rows.num_rows:
+            self._queue.append(rows.select(self.schema.names).cast(self.schema))
 
     @property
     def due(self) -> bool:
-        return len(self._rows) >= FLUSH_ROWS or time.monotonic() - self._last > FLUSH_S
+        now = time.monotonic()
+        # A run of days writes each minute, or its parts would be too many.
+        pause = min(SELDOM_FLUSH_S, max(FLUSH_S, (now - self._start) / 100))
+        rows, size = sum(t.num_rows for t in self._queue), sum(t.nbytes for t in self._queue)
+        return rows >= FLUSH_ROWS or size >= FLUSH_BYTES or now - self._last > pause
 
     def flush(self) -> None:
         self._last = time.monotonic()
-        if not self._rows:
-            return
-        table = pa.Table.from_pylist(self._rows, schema=self.schema)
-        # Names sort by time, so that reading in order lets later rows replace earlier ones.
-        self._write(table, f"{time.time_ns():020d}-{uuid.uuid4().hex[:8]}.parquet")
-        self._rows = []
+        if self._queue:
+            # Names sort by time, so that reading in order lets later rows replace earlier ones.
+            self._write([pa.concat_tables(self._queue)], f"{time.time_ns():020d}-{uuid.uuid4().hex[:8]}.parquet")
+            self._queue = []
+
+    def table(self, columns: list[str] | None = None) -> pa.Table:
+        """The newest row of every key, whole: for narrow columns."""
+        tables = list(Snapshot(self).tables(columns))
+        return pa.concat_tables(tables) if tables else self._empty(columns)
 
     def rows(self, columns: list[str] | None = None, keys: set[str] | None = None) -> Iterator[dict]:
-        """Rows (of `keys`), the newest per key, one part in memory at a time; parts that are no Parquet are skipped."""
-        parts, newest = self.parts(), {}
-        for i, part in enumerate(parts):
-            for at, key in enumerate(self._load(part, ["key"]).column("key").to_pylist()):
-                if keys is None or key in keys:
-                    newest[key] = (i, at)
-        wanted: dict[int, list[int]] = {}
-        for i, at in newest.values():
-            wanted.setdefault(i, []).append(at)
-        for i, at in sorted(wanted.items()):
-            table = self._load(parts[i], columns).take(pa.array(sorted(at), pa.int64()))
-            for batch in table.to_batches(max_chunksize=1024):
-                yield from batch.to_pylist()
+        """The newest row of every key (of `keys`), one row group in memory at a time."""
+        return Snapshot(self).rows(columns, keys)
 
     def compact(self) -> None:
         """Fold small parts into larger ones, keeping the order; called when a job ends well."""
         group: list[Path] = []
-        count = 0
+        rows = size = 0
         for part in [*self.parts(), None]:
-            rows = pq.read_metadata(part).num_rows if part and self._is_whole(part) else 0
-            if part is None or count + rows > PART_ROWS:
+            file = self.open(part) if part else None
+            here = (file.metadata.num_rows, part.stat().st_size) if file else (0, 0)
+            if part is None or rows + here[0] > PART_ROWS or size + here[1] > PART_BYTES:
                 self._fold(group)
-                group, count = [], 0
-            if part is not None and rows < PART_ROWS // 2:
+                group, rows, size = [], 0, 0
+            if part is not None and here[0] < PART_ROWS // 2 and here[1] < PART_BYTES // 2:
                 group.append(part)
-                count += rows
+                rows, size = rows + here[0], size + here[1]
 
     def _fold(self, parts: list[Path]) -> None:
         if len(parts) < 8:
             return
         # The fold takes the last one's name, so that it stays older than what is written meanwhile.
-        self._write(pa.concat_tables([self._load(p, None) for p in parts]), parts[-1].name)
+        self._write(self._groups(parts), parts[-1].name)
         for part in parts[:-1]:
             part.unlink(missing_ok=True)
+
+    def _groups(self, parts: list[Path]) -> Iterator[pa.Table]:
+        """All rows of some parts, in order, in tables of FLUSH_ROWS or FLUSH_BYTES."""
+        gathered: list[pa.Table] = []
+        for file in filter(None, map(self.open, parts)):
+            for i in range(file.num_row_groups):
+                gathered.append(file.read_row_group(i))
+                if sum(t.num_rows for t in gathered) >= FLUSH_ROWS or sum(t.nbytes for t in gathered) >= FLUSH_BYTES:
+                    yield pa.concat_tables(gathered)
+                    gathered = []
+        if gathered:
+            yield pa.concat_tables(gathered)
 
     def parts(self) -> list[Path]:
         """The files of this stage, oldest first."""
         return sorted(p for p in self.folder.glob("*.parquet") if not p.name.startswith("."))
 
-    def _is_whole(self, part: Path) -> bool:
+    def open(self, part: Path) -> pq.ParquetFile | None:
+        """A part, or None when it is no Parquet file of this stage."""
         try:
-            return pq.read_schema(part).equals(self.schema)
+            file = pq.ParquetFile(part)
         except (pa.ArrowInvalid, OSError):
-            return False
+            return None
+        return file if file.schema_arrow.equals(self.schema) else None
 
-    def _load(self, part: Path, columns: list[str] | None) -> pa.Table:
-        if not self._is_whole(part):
-            return pa.schema([self.schema.field(n) for n in columns or self.schema.names]).empty_table()
-        return pq.read_table(part, columns=columns)
+    def _empty(self, columns: list[str] | None) -> pa.Table:
+        return pa.schema([self.schema.field(n) for n in columns or self.schema.names]).empty_table()
 
-    def _write(self, table: pa.Table, name: str) -> None:
+    def _write(self, tables, name: str) -> None:
+        """One row group a table."""
         self.folder.mkdir(parents=True, exist_ok=True)
         hidden = self.folder / f".{name}"
-        pq.write_table(table, hidden, compression="zstd")
+        with pq.ParquetWriter(hidden, self.schema, compression="zstd") as writer:
+            for table in tables:
+                writer.write_table(table, row_group_size=max(1, table.num_rows))
         with open(hidden, "rb") as f:
             os.fsync(f.fileno())
         os.replace(hidden, self.folder / name)
+
+
+class Snapshot:
+    """Where the newest row of each key of a store lies, found once, to be asked often."""
+
+    def __init__(self, store: Store):
+        self._parts = [p for p in store.parts() if store.open(p)]
+        columns = [pq.read_table(p, columns=["key"])["key"] for p in self._parts]
+        keys = pa.chunked_array([c for column in columns for c in column.chunks], pa.string())
+        keys = keys.combine_chunks().dictionary_encode()
+        newest = np.zeros(len(keys.dictionary), np.int64)
+        newest[keys.indices.to_numpy()] = np.arange(len(keys))  # of a key that comes twice, the later
+        self._keys = keys.dictionary.take(pa.array(np.argsort(newest), pa.int64()))
+        self._newest = np.sort(newest)
+        self._first = np.cumsum([0, *map(len, columns)])  # of each part
+
+    def rows(self, columns: list[str] | None = None, keys: set[str] | None = None) -> Iterator[dict]:
+        for table in self.tables(columns, keys):
+            yield from table.to_pylist()
+
+    def tables(self, columns: list[str] | None = None, keys: set[str] | pa.Array | None = None) -> Iterator[pa.Table]:
+        """The newest rows, one row group in memory at a time; groups without a wanted key are not read."""
+        wanted = self._newest
+        if keys is not None:
+            keys = keys if isinstance(keys, pa.Array) else pa.array(sorted(keys), pa.string())
+            wanted = wanted[pc.is_in(self._keys, keys).to_numpy(zero_copy_only=False)]
+        for part, start, end in zip(self._parts, self._first, self._first[1:]):
+            here = wanted[np.searchsorted(wanted, start) : np.searchsorted(wanted, end)] - start
+            if not len(here):
+                continue
+            file = pq.ParquetFile(part)
+            edges = np.cumsum([0, *(file.metadata.row_group(i).num_rows for i in range(file.num_row_groups))])
+            for i, (low, high) in enumerate(itertools.pairwise(edges)):
+                at = here[np.searchsorted(here, low) : np.searchsorted(here, high)] - low
+                if len(at):
+                    yield file.read_row_group(i, columns=columns).take(pa.array(at, pa.int64()))

@@ -8,7 +8,6 @@ import numpy as np
 
 from data_prep.clips import Candidates
 from data_prep.filter import REASONS, FilterConfig, apply
-from data_prep.scores import SCORES
 
 PERCENTILES = (0, 5, 10, 25, 50, 75, 90)
 
@@ -26,9 +25,7 @@ class Choice:
 
 def grid(found: Candidates, config: FilterConfig) -> list[Choice]:
     """For each rule with a score: the configured value, and the values that cut off 0 to 90 percent of the clips."""
-    going = np.array([stop is None for stop in found.stopped], bool)
-    scores = {name: np.where(going, np.asarray(found.columns[name], np.float64), np.nan) for name in SCORES}
-    seconds = np.nan_to_num(np.asarray(found.columns["seconds"], np.float64))
+    going, scores, seconds = found.going, found.scores(), np.nan_to_num(found.array("seconds"))
     outcomes = {rule.rule: rule for rule in apply(scores, config)}
     out = []
     for rule in (r for r in REASONS if r in outcomes):

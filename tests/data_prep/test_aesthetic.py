@@ -5,14 +5,15 @@ import json
 
 import numpy as np
 import open_clip
+import pyarrow as pa
 import pytest
 import torch
 from PIL import Image
 from safetensors.torch import save_file
 
-from data_prep.aesthetic import AestheticConfig, Scorer, by_key, load_head, score
+from data_prep.aesthetic import SCHEMA, AestheticConfig, Looks, Scorer, load_head, score
 from data_prep.examine import STILL_SCHEMA
-from data_prep.store import Store
+from data_prep.store import Snapshot, Store
 
 D = 16
 
@@ -62,16 +63,18 @@ def config_of(model_folder, head_file, **kwargs):
     return AestheticConfig(model=f"local-dir:{model_folder}", head=head_file, batch_size=2, **kwargs)
 
 
-def test_scores_equal_the_model_called_by_hand(model_folder, head_file, jpegs):
+def test_scores_equal_the_model_called_by_hand(model_folder, head_file, jpegs, tmp_path):
     stills = {
         "key": ["a", "b", "skip"],
         "still_s": [[0.0, 2.0], [0.0], [0.0]],
         "jpeg": [jpegs[:2], jpegs[2:], jpegs[:1]],
     }
-    import pyarrow as pa
-
-    scorer = Scorer(config_of(model_folder, head_file), {"a", "b"})
-    found = by_key(scorer(pa.table(stills, schema=STILL_SCHEMA)).to_pylist())
+    scorer = Scorer(config_of(model_folder, head_file), pa.array(["a", "b"]))
+    store = Store(tmp_path, "s", SCHEMA)
+    store.add(scorer(pa.table(stills, schema=STILL_SCHEMA)))
+    store.flush()
+    assert {row["key"] for row in store.rows()} == {"a", "b"}
+    found = Looks(Snapshot(store))({"a", "b", "unknown"})
     model, preprocess = open_clip.create_model_from_pretrained(f"local-dir:{model_folder}")
     state = torch.load(head_file, weights_only=True)
     with torch.inference_mode():
@@ -87,17 +90,19 @@ def test_scores_equal_the_model_called_by_hand(model_folder, head_file, jpegs):
 
 def test_what_is_scored_is_not_scored_again_and_revisions_do_not_mix(model_folder, head_file, jpegs, tmp_path):
     stills = Store(tmp_path, "stills-x", STILL_SCHEMA)
-    stills.add({"key": "a", "still_s": [0.0], "jpeg": jpegs[:1]})
+    stills.add(pa.table({"key": ["a"], "still_s": [[0.0]], "jpeg": [jpegs[:1]]}))
     stills.flush()
     config = config_of(model_folder, head_file)
     with pytest.raises(ValueError, match="--refilter"):
-        score({"a"}, stills, tmp_path, config, allow_new=False)
-    first = next(iter(score({"a"}, stills, tmp_path, config).rows()))
-    again = score({"a"}, stills, tmp_path, config, allow_new=False)  # would raise if there were anything to do
+        score(pa.chunked_array([["a"]]), stills, tmp_path, config, allow_new=False)
+    first = next(iter(score(pa.chunked_array([["a"]]), stills, tmp_path, config).rows()))
+    again = score(
+        pa.chunked_array([["a"]]), stills, tmp_path, config, allow_new=False
+    )  # would raise if there were anything to do
     assert next(iter(again.rows())) == first
     without = AestheticConfig(model=f"local-dir:{model_folder}")
     assert without.revision != config.revision
-    assert next(iter(score({"a"}, stills, tmp_path, without).rows()))["aesthetic"] == []
+    assert next(iter(score(pa.chunked_array([["a"]]), stills, tmp_path, without).rows()))["aesthetic"] == []
 
 
 def test_bad_settings_name_their_flag(head_file, tmp_path):

@@ -1,11 +1,12 @@
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
 from data_prep.balance import BalanceConfig
-from data_prep.clips import FIELDS, Candidates
+from data_prep.clips import SCHEMA, Candidates
 from data_prep.curate import CurateConfig
 from data_prep.judge import judge
 from data_prep.ledger import check
@@ -20,23 +21,17 @@ def found(n, seed=0):
     centres = rng.normal(size=(3, 16))
     vectors = centres[concept] + 0.05 * rng.normal(size=(n, 16))
     vectors = (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float32)
-    columns = {name: [""] * n for name in FIELDS} | {name: [np.nan] * n for name in SCORES}
-    columns |= {
-        "clip_id": [f"c{i}" for i in range(n)],
-        "content_hash": [f"h{i}" for i in range(n)],
-        "media_type": ["video"] * n,
-        "caption": ["words"] * n,
-        "motion": [5.0] * n,
-        "scene_motion": rng.uniform(1, 9, n).tolist(),
-        "technical": rng.uniform(4, 9, n).tolist(),
-        "short_side": [480.0] * n,
-        "seconds": [4.0] * n,
-    }
-    for name, column in columns.items():
-        column.append({"clip_id": "row-x"}.get(name, np.nan if name in SCORES else ""))
-    stopped = [None] * n + [("read", "error", "truncated", "")]
-    embeddings = [*vectors, None]
-    return Candidates(columns, stopped, list(range(n + 1)), [[]] * (n + 1), [[]] * (n + 1), embeddings), concept
+    rows = [
+        dict.fromkeys(SCORES, np.nan)
+        | dict.fromkeys(("stage", "verdict", "reason", "detail", "uri"), "")
+        | {"clip_id": f"c{i}", "row": i, "content_hash": f"h{i}", "media_type": "video", "caption": "words"}
+        | {"motion": 5.0, "scene_motion": rng.uniform(1, 9), "technical": rng.uniform(4, 9)}
+        | {"short_side": 480.0, "seconds": 4.0, "embedding": vectors[i].astype(np.float16).tobytes()}
+        for i in range(n)
+    ]
+    broken = {"clip_id": "row-x", "row": n, "stage": "read", "verdict": "error", "reason": "truncated", "caption": ""}
+    rows.append(dict.fromkeys(SCORES, np.nan) | {"media_type": "video", "content_hash": "", "uri": ""} | broken)
+    return Candidates(pa.Table.from_pylist(rows, schema=SCHEMA)), concept
 
 
 def config_of(**kwargs):

@@ -11,10 +11,10 @@ def values(store, **kwargs):
 
 def test_rows_last_and_the_newest_counts(tmp_path):
     store = Store(tmp_path, "s", SCHEMA)
-    store.add({"key": "a", "value": 1})
+    store.add(pa.Table.from_pylist([{"key": "a", "value": 1}]))
     store.flush()
-    store.add({"key": "a", "value": 2})
-    store.add({"key": "b", "value": 3})
+    store.add(pa.Table.from_pylist([{"key": "a", "value": 2}]))
+    store.add(pa.Table.from_pylist([{"key": "b", "value": 3}]))
     store.flush()
     again = Store(tmp_path, "s", SCHEMA)
     assert values(again) == {"a": 2, "b": 3}
@@ -26,7 +26,7 @@ def test_rows_last_and_the_newest_counts(tmp_path):
 def test_compaction_changes_nothing_but_the_number_of_files(tmp_path):
     store = Store(tmp_path, "s", SCHEMA)
     for i in range(30):
-        store.add({"key": f"k{i % 20}", "value": i})
+        store.add(pa.Table.from_pylist([{"key": f"k{i % 20}", "value": i}]))
         store.flush()
     before = values(store)
     store.compact()
@@ -36,7 +36,7 @@ def test_compaction_changes_nothing_but_the_number_of_files(tmp_path):
 
 def test_half_written_and_foreign_parts_are_ignored(tmp_path):
     store = Store(tmp_path, "s", SCHEMA)
-    store.add({"key": "a", "value": 1})
+    store.add(pa.Table.from_pylist([{"key": "a", "value": 1}]))
     store.flush()
     (tmp_path / "s" / "00000000000000000000-dead.parquet").write_bytes(b"PAR1 then the disk was full")
     (tmp_path / "s" / ".hidden.parquet").write_bytes(b"killed while writing")

@@ -1,7 +1,8 @@
 import numpy as np
+import pyarrow as pa
 import pytest
 
-from data_prep.clips import FIELDS, Candidates
+from data_prep.clips import SCHEMA, Candidates
 from data_prep.filter import FilterConfig
 from data_prep.scores import SCORES
 from data_prep.what_if import grid
@@ -9,9 +10,10 @@ from data_prep.what_if import grid
 
 def found(motion, seconds):
     n = len(motion)
-    columns = {name: [""] * n for name in FIELDS} | {name: [np.nan] * n for name in SCORES}
+    columns = {name: [np.nan] * n for name in SCORES}
     columns |= {"motion": motion, "seconds": seconds, "technical": [9.0] * (n - 1) + [1.0]}
-    return Candidates(columns, [None] * n, list(range(n)), [[]] * n, [[]] * n, [None] * n)
+    columns |= {name: [None] * n for name in SCHEMA.names if name not in columns} | {"stage": [""] * n}
+    return Candidates(pa.table(columns, schema=SCHEMA))
 
 
 def test_each_threshold_is_varied_with_all_others_as_configured():
