@@ -101,7 +101,8 @@ class CurateConfig:
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Summary:
     """What a run did, in flat numbers. inputs = rows of the source; clips = spans, and inputs that never became one;
-    start_s: seconds until Ray's workers had started, of `seconds`."""
+    hours_left_over: of shots, or rests of them, too short for a clip; start_s: seconds until Ray's workers had started,
+    of `seconds`."""
 
     inputs: int
     clips: int
@@ -112,6 +113,7 @@ class Summary:
     images_kept: int
     hours_measured: float
     hours_kept: float
+    hours_left_over: float
     files_read: int
     seconds: float
     start_s: float
@@ -219,6 +221,7 @@ def _summarise(table: pa.Table, found: Candidates, ledger: Ledger, measured: Mea
         images_kept=int((kept & pc.equal(media, "image").to_numpy()).sum()),
         hours_measured=float(length.sum() / 3600),
         hours_kept=float(length[kept].sum() / 3600),
+        hours_left_over=float(length[pc.equal(found.table["stage"], "spans").to_numpy()].sum() / 3600),
         files_read=measured.new,
         seconds=seconds,
         start_s=measured.start_s,

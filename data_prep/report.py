@@ -85,6 +85,7 @@ def _tiles(summary) -> str:
         (summary.dropped, "dropped"),
         (summary.errors, "errors"),
         (f"{summary.hours_kept:.2f} h", f"of video kept, of {summary.hours_measured:.2f} h measured"),
+        (f"{summary.hours_left_over:.2f} h", "left over, too short for a clip"),
         (summary.images_kept, "photographs kept"),
         (summary.files_read, "files read in this run"),
     ]

@@ -1,10 +1,12 @@
 """Curate clips: python jobs/curate.py --input DIR_OR_MANIFEST --output DIR"""
 
 import dataclasses
+from pathlib import Path
 
 from data_prep.curate import CurateConfig, curate, plan, what_if
+from lingen.manifest import read_manifest
 from pipelines import cli
-from pipelines.tracking import flatten, log_outcome
+from pipelines.tracking import dataset, flatten, log_outcome
 
 
 def run(config: CurateConfig) -> None:
@@ -18,9 +20,21 @@ def run(config: CurateConfig) -> None:
         print(cli.table(summary.rows(), header=("curation", "")))
         numbers = {name: value for name, value in dataclasses.asdict(summary).items() if not isinstance(value, dict)}
         numbers |= {f"reason/{reason}": count for reason, count in summary.reasons.items()}
+        report = config.output / "report.html"
         params = {"input": config.input, "filter": dataclasses.asdict(config.filter)}
-        log_outcome(config.output, "lingen-curate", flatten(params), numbers, [config.output / "report.html"])
+        log_outcome(config.output, "lingen-curate", flatten(params), numbers, [report], datasets(config, numbers))
         print(f"\nclips: {config.output}/clips.parquet   every decision: ledger.parquet   to look at: report.html")
+
+
+def datasets(config: CurateConfig, numbers: dict[str, float]) -> list[dict]:
+    """What went in and what came out, by the digests that the output's manifest has."""
+    done = read_manifest(config.output)
+    clips = (config.output / "clips.parquet").resolve()
+    kept = {"clips": numbers["kept"], "hours": numbers["hours_kept"]}
+    return [
+        dataset(Path(config.input).name, config.input, done["inputs"]["source"], "source", {"rows": numbers["inputs"]}),
+        dataset(config.output.name, str(clips), done["outputs"]["clips.parquet"], "curated", kept),
+    ]
 
 
 def print_plan(config: CurateConfig) -> None:

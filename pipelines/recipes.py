@@ -99,6 +99,7 @@ PAPER = Recipe(
     ),
     curate=(
         *("--filter.min-aesthetic", "4.5", "--filter.min-motion", "p25"),
+        *("--spans.stages", *(stage.name for stage in STAGES if stage.seconds)),
         *("--quality.count", str(sum(stage.quality_clips for stage in TUNING_STAGES))),
     ),
     tae=("--fit.preset", "tae_paper", "--workers.gpus", "1"),

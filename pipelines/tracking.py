@@ -14,7 +14,7 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -47,8 +47,8 @@ class Run:
     """One MLflow run tied to a folder.
 
     Args: folder, where run.json (the run id, what was sent), metrics.jsonl and artifacts.jsonl live; experiment, name;
-    uri of the store; params and tags, sent once; parent, run id of the parent run (default: LINGEN_PARENT_RUN, set by
-    the workflow).
+    uri of the store; params, tags and datasets (of `dataset`), sent once; parent, run id of the parent run (default:
+    LINGEN_PARENT_RUN, set by the workflow).
     """
 
     def __init__(
@@ -60,6 +60,7 @@ class Run:
         params: dict[str, Any] | None = None,
         tags: dict[str, str] | None = None,
         parent: str | None = None,
+        datasets: Sequence[dict[str, str]] = (),
     ):
         self.folder = Path(folder)
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -73,6 +74,7 @@ class Run:
             "name": name,
             "params": {k: str(v)[:PARAM_LENGTH] for k, v in (params or {}).items()},
             "tags": dict(tags or {}) | ({"mlflow.parentRunId": parent} if parent else {}),
+            "datasets": list(datasets),
             "params_sent": False,
             "lines_sent": 0,
             "artifacts_sent": 0,
@@ -167,6 +169,8 @@ class Run:
             params = [Param(key, value) for key, value in state["params"].items()]
             for first in range(0, len(params), PARAMS):
                 client.log_batch(self.run_id, params=params[first : first + PARAMS])
+            if state.get("datasets"):
+                client.log_inputs(self.run_id, [_dataset_input(**d) for d in state["datasets"]])
             self._remember(params_sent=True)
         while lines := self._lines.unsent(BATCH):
             metrics, count = [], 0
@@ -302,14 +306,33 @@ def git_state(root: Path = Path(__file__).parents[1]) -> dict[str, str]:
     return {"mlflow.source.git.commit": head.stdout.strip(), "git.dirty": str(dirty).lower()}
 
 
+def dataset(name: str, source: str, digest: str, context: str, profile: dict[str, float] | None = None) -> dict:
+    """A data set that a run read or made, for MLflow: its name, where it is, the digest of its content, what it is to
+    the run (such as source or curated), and a few numbers."""
+    where, numbers = json.dumps({"uri": source}), json.dumps(profile or {})
+    return {"name": name, "digest": digest, "source": where, "profile": numbers, "context": context}
+
+
+def _dataset_input(context: str, **fields: str):
+    from mlflow.entities import Dataset, DatasetInput, InputTag
+
+    return DatasetInput(Dataset(source_type="local", **fields), [InputTag("mlflow.data.context", context)])
+
+
 def log_outcome(
-    output: str | Path, experiment: str, params: dict[str, Any], metrics: dict[str, float], artifacts: list[Path]
+    output: str | Path,
+    experiment: str,
+    params: dict[str, Any],
+    metrics: dict[str, float],
+    artifacts: list[Path],
+    datasets: Sequence[dict[str, str]] = (),
 ) -> None:
     """What a job without steps came to, as one run; logged once per output folder, however often the job is run."""
     folder, uri = Path(output) / "tracking", store_beside(output)
     if catch_up(folder, uri):
         return
-    run = Run(folder, experiment_name(experiment), Path(output).name, uri=uri, params=params, tags=git_state())
+    about = {"params": params, "tags": git_state(), "datasets": datasets}
+    run = Run(folder, experiment_name(experiment), Path(output).name, uri=uri, **about)
     run.metrics(0, metrics)
     for path in artifacts:
         run.artifact(path)

@@ -38,6 +38,15 @@ def test_every_second_is_accounted_for_and_no_clip_crosses_a_cut(duration, cuts,
             assert any(s.seconds == pytest.approx(n, abs=2e-3) for n in lengths)
 
 
+def test_lengths_come_from_the_stages():
+    config = SpanConfig(stages=("t2v_512p_17s", "t2v_256p_17s", "t2v_512p_68s"))
+    assert config.lengths == (68.0, 17.0)
+    found = spans(90.0, [], config)
+    assert [(s.start_s, s.end_s, s.reason) for s in found] == [(0, 68, ""), (68, 85, ""), (85, 90, "leftover")]
+    with pytest.raises(ValueError, match=r"--spans\.stages.*t2v_512p_34s"):
+        SpanConfig(stages=("t2i_256p",))
+
+
 def test_bad_lengths_name_their_flag():
     with pytest.raises(ValueError, match=r"--spans\.lengths-s"):
         SpanConfig(lengths_s=(17, 0))

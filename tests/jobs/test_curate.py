@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from data_prep.ledger import check
-from lingen.manifest import read_manifest
+from lingen.manifest import file_digest, read_json, read_manifest
 
 ROOT = Path(__file__).parents[2]
 JOB = [sys.executable, str(ROOT / "jobs" / "curate.py")]
@@ -114,6 +114,27 @@ def test_kept_clips_carry_what_later_jobs_need(curated):
     photo = kept["scikit-image_astronaut.png"]
     assert (photo["media_type"], photo["start_s"], photo["end_s"]) == ("image", 0.0, 0.0)
     assert read_manifest(folder / "out")["job"] == "curate"
+
+
+def test_mlflow_has_the_same_numbers_the_report_and_the_data_set(curated):
+    from mlflow import MlflowClient
+
+    out = curated[0] / "out"
+    client, run_id = (
+        MlflowClient(f"sqlite:///{curated[0]}/mlflow.db"),
+        read_json(out / "tracking" / "run.json")["run_id"],
+    )
+    found = client.get_run(run_id)
+    summary, manifest = read_json(out / "summary.json"), read_manifest(out)
+    numbers = {k: v for k, v in summary.items() if not isinstance(v, dict)}
+    numbers |= {f"reason/{k}": v for k, v in summary["reasons"].items()}
+    assert found.data.metrics == pytest.approx(numbers)
+    data = {d.tags[0].value: d.dataset for d in found.inputs.dataset_inputs}
+    assert data["curated"].digest == manifest["outputs"]["clips.parquet"] == file_digest(out / "clips.parquet")
+    assert data["source"].digest == manifest["inputs"]["source"]
+    assert json.loads(data["curated"].profile)["clips"] == summary["kept"]
+    assert json.loads(data["curated"].source) == {"uri": str(out / "clips.parquet")}
+    assert [f.path for f in client.list_artifacts(run_id)] == ["report.html"]
 
 
 def test_the_report_shows_but_never_runs_what_a_manifest_says(curated):
