@@ -17,8 +17,10 @@ from data_prep.license import Decision
 from data_prep.measure import Measured
 from data_prep.scores import SCORES, span_scores, stills_inside
 from data_prep.shots import Candidate, ShotConfig, cuts
+from data_prep.sources import rows_of
 from data_prep.spans import Span, SpanConfig, spans
 from data_prep.store import Snapshot
+from data_prep.takedown import Takedown
 
 FIELDS = {
     "clip_id": pa.string(),
@@ -89,6 +91,7 @@ def candidates(
     shots: ShotConfig,
     span: SpanConfig,
     looks: Looks | None = None,
+    takedown: Takedown | None = None,
 ) -> Candidates:
     """Entries in the order of the source's rows."""
     rows = table.num_rows
@@ -98,7 +101,8 @@ def candidates(
     code = pc.fill_null(key.indices, -1).to_numpy()  # content of each row, -1 without
     first_row = np.full(len(key.dictionary) + 1, -1)
     first_row[code[::-1]] = np.arange(rows)[::-1]
-    stopped = _stopped(table, decisions, measured, code, first_row)
+    taken = _taken_down(table, takedown, key.dictionary, code) if takedown else {}
+    stopped = _stopped(table, decisions, measured, code, first_row, taken)
 
     pieces = _pieces(key.dictionary, measured, shots, span, looks)
     of_key = pc.index_in(pieces["key"], key.dictionary).to_numpy()
@@ -186,7 +190,21 @@ def _of_span(signals: dict, piece: Span, aesthetic: Sequence[float], embeddings:
     return found
 
 
-def _stopped(table: pa.Table, decisions, measured: Measured, code, first_row) -> dict[str, np.ndarray]:
+def _taken_down(table: pa.Table, takedown: Takedown, contents: pa.Array, code: np.ndarray) -> dict[int, str]:
+    """Row -> why, of all that a takedown names, and of what has the same content."""
+    out = {}
+    for row in rows_of(table):
+        content = contents[code[row["row"]]].as_py() if code[row["row"]] >= 0 else ""
+        if (why := takedown.detail(row | {"content": content})) is not None:
+            out[row["row"]] = why
+    of_code = {code[i]: why for i, why in out.items() if code[i] >= 0}
+    same = np.flatnonzero(np.isin(code, list(of_code)))
+    return {int(i): of_code[code[i]] for i in same} | out
+
+
+def _stopped(
+    table: pa.Table, decisions, measured: Measured, code: np.ndarray, first_row: np.ndarray, taken: dict[int, str]
+) -> dict[str, np.ndarray]:
     """What stopped each row of the source before it had spans, as columns of _STOPPED; "" where nothing did."""
     out = {name: np.full(table.num_rows, "", dtype=object) for name in _STOPPED}
 
@@ -204,6 +222,8 @@ def _stopped(table: pa.Table, decisions, measured: Measured, code, first_row) ->
             continue
         if decision.verdict != "keep":
             stop(i, "license", decision.verdict, decision.reason, decision.detail)
+        elif i in taken:
+            stop(i, "takedown", "drop", "taken_down", taken[i])
         elif failed[i]:
             stop(i, "read", "error", *measured.failed[table["uri"][i].as_py()])
         elif code[i] >= 0 and first_row[code[i]] != i:

@@ -36,9 +36,10 @@ from data_prep.measure import DecodeConfig, Measured, measure
 from data_prep.quality import QualityConfig, write_csv
 from data_prep.scores import SCORES
 from data_prep.shots import ShotConfig
-from data_prep.sources import SourceConfig, digest_source, read_source
+from data_prep.sources import SourceConfig, digest_source, read_source, rows_of
 from data_prep.spans import SpanConfig
 from data_prep.store import Snapshot
+from data_prep.takedown import Takedown
 from data_prep.what_if import Choice, grid
 from lingen.manifest import OutputFolder, digest, file_digest, read_json, write_atomic, write_json
 
@@ -72,6 +73,9 @@ class CurateConfig:
     spans: SpanConfig = dataclasses.field(default_factory=SpanConfig)
     aesthetic: AestheticConfig = dataclasses.field(default_factory=AestheticConfig)
     filter: FilterConfig = dataclasses.field(default_factory=FilterConfig)
+    takedown: Path | None = None
+    """CSV of what must go: columns content (hash or clip_id), uri, source, license, attribution, detail. It is not read
+    any more, and its pictures are removed from the store."""
     caption: CaptionConfig = dataclasses.field(default_factory=CaptionConfig)
     duplicates: DuplicateConfig = dataclasses.field(default_factory=DuplicateConfig)
     balance: BalanceConfig = dataclasses.field(default_factory=BalanceConfig)
@@ -89,6 +93,8 @@ class CurateConfig:
     """Write nothing: measure this many clips and predict how long all of them will take."""
 
     def __post_init__(self):
+        if self.takedown is not None:
+            Takedown.read(self.takedown)
         if self.filter.min_aesthetic is not None and self.aesthetic.head is None:
             raise ValueError(
                 "--filter.min-aesthetic: there is no aesthetic score without --aesthetic.weights and --aesthetic.head; "
@@ -146,6 +152,9 @@ def curate(config: CurateConfig) -> Summary:
         log.info("%s is finished; nothing to do", config.output)
         return Summary(**read_json(folder.path / "summary.json"))
     found, measured = find(table, config, allow_new=not config.refilter)
+    if config.takedown:
+        gone = found.table.filter(pc.equal(found.table["reason"], "taken_down"))["content_hash"]
+        measured.stills.remove(pc.unique(gone))
     judgement = judge(found, config)
     summary = _summarise(table, found, judgement.ledger, measured, time.time() - started)
     _write(folder, config, found, judgement, summary, measured, started)
@@ -156,7 +165,11 @@ def find(table: pa.Table, config: CurateConfig, allow_new: bool) -> tuple[Candid
     """Licence gate, measurements and spans of the source's rows; everything but the thresholds."""
     decisions, uris = gate(table, config.license)
     log.info("%d inputs, %d may be read (licence gate)", table.num_rows, len(uris))
-    measured = measure(uris, store_folder(config), config.examine, config.decode, allow_new)
+    takedown = hands_off = None
+    if config.takedown:
+        takedown = Takedown.read(config.takedown)
+        hands_off = pa.array({row["uri"] for row in rows_of(table) if takedown.detail(row)}, pa.string())
+    measured = measure(uris, store_folder(config), config.examine, config.decode, allow_new, hands_off)
     looks = None
     if config.aesthetic.enabled:
         numbers = measured.signals.table(["key", "reason"])
@@ -164,7 +177,7 @@ def find(table: pa.Table, config: CurateConfig, allow_new: bool) -> tuple[Candid
         usable = numbers.filter(pc.and_(here, pc.equal(numbers["reason"], "")))
         scored = score(usable["key"], measured.stills, store_folder(config), config.aesthetic, allow_new)
         looks = Looks(Snapshot(scored))
-    return candidates(table, decisions, measured, config.shots, config.spans, looks), measured
+    return candidates(table, decisions, measured, config.shots, config.spans, looks, takedown), measured
 
 
 def gate(table: pa.Table, config: LicenseConfig) -> tuple[list[Decision], pa.Array]:
@@ -203,6 +216,7 @@ def _content_config(config: CurateConfig) -> dict:
         whole.pop(name)
     if config.quality.decisions:
         whole["quality"] = [config.quality, file_digest(config.quality.decisions)]
+    whole["takedown"] = config.takedown and file_digest(config.takedown)
     whole["aesthetic"] = config.aesthetic.revision if config.aesthetic.enabled else None
     return whole
 

@@ -14,7 +14,7 @@ from data_prep.duplicates import DuplicateConfig, doubles_by_embedding, doubles_
 from data_prep.filter import Outcome, apply
 from data_prep.ledger import Ledger
 from data_prep.quality import QualityConfig, decisions, propose
-from lingen.manifest import digest
+from lingen.manifest import digest, file_digest
 
 
 @dataclasses.dataclass
@@ -36,6 +36,7 @@ def judge(found: Candidates, config) -> Judgement:
     hashes = {
         "source": digest(config.source),
         "license": digest(config.license),
+        **({"takedown": file_digest(config.takedown)} if config.takedown else {}),
         "read": digest([config.examine, config.decode]),
         "duplicate": "",
         "spans": digest([config.shots, config.spans]),

@@ -91,9 +91,15 @@ def stores(folder: Path, config: ExamineConfig) -> tuple[Store, Store, Store]:
 
 
 def measure(
-    uris: pa.Array, folder: Path, config: ExamineConfig, decode: DecodeConfig, allow_new: bool = True
+    uris: pa.Array,
+    folder: Path,
+    config: ExamineConfig,
+    decode: DecodeConfig,
+    allow_new: bool = True,
+    hands_off: pa.Array | None = None,
 ) -> Measured:
-    """Bring the store up to date for `uris` (distinct) and read it back.
+    """Bring the store up to date for `uris` (distinct) and read it back; those of `hands_off` are looked up in the
+    store, but not read.
 
     Raises:
         ValueError: allow_new is off and something has not been measured.
@@ -107,6 +113,8 @@ def measure(
     again = tried.filter(pc.and_(passing, pc.less(tried["attempts"], decode.attempts)))
     done = tried.filter(pc.invert(pc.is_in(tried["key"], again["key"].combine_chunks())))["key"].combine_chunks()
     todo = pc.invert(pc.is_in(current, done))
+    if hands_off is not None:
+        todo = pc.and_(todo, pc.invert(pc.is_in(uris, hands_off)))
     absent = pc.and_(todo, pc.equal(stamps, ""))
     failed = {u: ("file_missing", "nothing is there") for u in uris.filter(absent).to_pylist() if not is_remote(u)}
     todo = pc.and_(todo, pc.invert(pc.is_in(uris, pa.array(failed, pa.string()))))

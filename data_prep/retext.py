@@ -44,7 +44,7 @@ def retext(config: RetextConfig) -> dict:
     folder = OutputFolder.open(config.output, "encode", content, inputs, overwrite=config.overwrite)
     if not folder.finished:
         for tree in ("latents", "tae"):
-            _share(Path(config.shards, tree), folder.path / tree)
+            share(Path(config.shards, tree), folder.path / tree)
         connect()
         pool_size(config.workers)
         buckets = sorted(p.name for p in Path(folder.path, "latents").iterdir())
@@ -55,9 +55,9 @@ def retext(config: RetextConfig) -> dict:
     return require_manifest(config.output, "encode", "--output")
 
 
-def _share(source: Path, target: Path) -> None:
-    """The files of a tree under another root: hard links, copies across file systems."""
-    for path in sorted(p for p in source.rglob("*") if p.is_file()):
+def share(source: Path, target: Path) -> None:
+    """A file, or the files of a tree, under another root: hard links, copies across file systems."""
+    for path in [source] if source.is_file() else sorted(p for p in source.rglob("*") if p.is_file()):
         copy = target / path.relative_to(source)
         copy.parent.mkdir(parents=True, exist_ok=True)
         copy.unlink(missing_ok=True)

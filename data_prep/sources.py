@@ -36,6 +36,8 @@ MEDIA_SUFFIXES = frozenset(
 )
 MANIFEST_SUFFIXES = (".csv", ".parquet", ".jsonl")
 MAX_CAPTION = 4000
+GROUP = 4096
+"""Rows that are Python objects at once."""
 CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
 
 
@@ -124,6 +126,12 @@ def _read_remote(where: str, config: SourceConfig, need_license: bool) -> pa.Tab
     if not media:
         raise ValueError(f"--input: {where} holds no media files, or does not exist")
     return _table(({"uri": f"{scheme}://{path}"} for path in media), None, config)
+
+
+def rows_of(table: pa.Table) -> Iterator[dict]:
+    """The rows of a source, a few thousand in memory at once."""
+    for batch in table.to_batches(max_chunksize=GROUP):
+        yield from batch.to_pylist()
 
 
 def digest_source(where: str) -> str:
@@ -230,18 +238,19 @@ _READERS = {".csv": _read_csv, ".jsonl": _read_jsonl, ".parquet": _read_parquet}
 
 
 def _table(rows: Iterable[dict], base: Path | str | None, config: SourceConfig) -> pa.Table:
-    out: dict[str, list] = {name: [] for name in SCHEMA.names}
     local = base is not None and not (isinstance(base, str) and is_remote(base))
     roots = [os.path.realpath(p) for p in ((base,) if local else ()) + tuple(config.roots)]
+    batches, out = [], []
     for i, row in enumerate(rows):
         bad = clean_text(row.get("bad"), 200)
         uri, why = ("", bad) if bad else locate(row.get("uri"), base, roots, config.schemes)
-        out["row"].append(i)
-        out["uri"].append(uri)
-        out["bad"].append(why)
-        for name in COLUMNS[1:]:
-            out[name].append(clean_text(row.get(name), MAX_CAPTION if name == "caption" else 1000))
-    return pa.table(out, schema=SCHEMA)
+        said = {n: clean_text(row.get(n), MAX_CAPTION if n == "caption" else 1000) for n in COLUMNS[1:]}
+        out.append({"row": i, "uri": uri, "bad": why, **said})
+        if len(out) == GROUP:
+            batches.append(pa.RecordBatch.from_pylist(out, schema=SCHEMA))
+            out = []
+    batches.append(pa.RecordBatch.from_pylist(out, schema=SCHEMA))
+    return pa.Table.from_batches(batches).combine_chunks()
 
 
 def locate(uri: object, base: Path | str | None, roots: list[str], schemes: tuple[str, ...]) -> tuple[str, str]:

@@ -64,6 +64,13 @@ class Store:
         """The newest row of every key (of `keys`), one row group in memory at a time."""
         return Snapshot(self).rows(columns, keys)
 
+    def remove(self, keys: pa.Array) -> None:
+        """Take rows out of the files themselves."""
+        for part in self.parts():
+            if self.open(part) and pc.any(pc.is_in(pq.read_table(part, columns=["key"])["key"], keys)).as_py():
+                groups = (table.filter(pc.invert(pc.is_in(table["key"], keys))) for table in self._groups([part]))
+                self._write(groups, part.name)
+
     def compact(self) -> None:
         """Fold small parts into larger ones, keeping the order; called when a job ends well."""
         group: list[Path] = []

@@ -24,7 +24,7 @@ import torch
 from lingen import shards
 from lingen.buckets import Bucket
 from lingen.byte_ranges import ByteRanges, Scratch
-from lingen.manifest import write_atomic
+from lingen.manifest import digest, write_atomic
 
 INDEX = "index.parquet"
 _KEY = b"lingen"
@@ -109,6 +109,11 @@ def _first(data: bytes, column: str):
 def _integers(table, name: str) -> np.ndarray:
     """A column of numbers without a copy (pyarrow's own to_numpy imports pandas)."""
     return np.from_dlpack(table[name].combine_chunks())
+
+
+def samples_digest(manifest: dict[str, Any]) -> str:
+    """Of all samples of an encoded folder, from its manifest: through the indexes' checksums, of every byte."""
+    return digest({name: value for name, value in manifest["outputs"].items() if name.endswith(".parquet")})
 
 
 class _Column:

@@ -22,7 +22,7 @@ from lingen.presets import PRESETS
 from lingen.progress import Progress
 from lingen.sampler import SamplerConfig, sample
 from lingen.selection import select
-from lingen.shard_index import ShardIndex
+from lingen.shard_index import ShardIndex, samples_digest
 from lingen.tae import load_tae
 from lingen.text import TextEncoderConfig, build_text_encoder, pad_text
 from lingen.training import FitConfig, Hooks, fit, grown
@@ -86,8 +86,7 @@ def train(config: TrainConfig) -> dict[str, Any]:
     train, held_out = select(shards, config.fit.held_out, clips)
     log.info("%s: %d samples to train on, %d held out", stage.name, len(train), len(held_out) if held_out else 0)
     architecture = stage_architecture(stage, shards, config.init)
-    indexes = {name: value for name, value in encoded["outputs"].items() if name.endswith(".parquet")}
-    inputs = {"shards": digest(indexes), "init": None, "quality": clips and digest(clips)}
+    inputs = {"shards": samples_digest(encoded), "init": None, "quality": clips and digest(clips)}
     if config.init:
         inputs["init"] = file_digest(model_folder(config.init, "--init") / "ema.safetensors")
     content = {"stage": stage.name, "preset": stage.preset, "fit": _curve_of(config.fit), "prompts": config.prompts}
