@@ -47,7 +47,9 @@ class AestheticConfig:
     batch_size: int = 32
     """Stills at once."""
     gpus: float = 0.0
-    """GPUs per worker."""
+    """GPUs that a worker reserves; a share lets several use one."""
+    cpus: float = 0.9
+    """CPUs that a worker reserves."""
     workers: int = 1
     """Copies of the model at work."""
 
@@ -100,7 +102,7 @@ def _run(todo: pa.Array, stills: Store, store: Store, config: AestheticConfig) -
         batch_format="pyarrow",
         batch_size=16,
         compute=ray.data.ActorPoolStrategy(size=config.workers),
-        num_cpus=0.9,
+        num_cpus=config.cpus,
         num_gpus=config.gpus or None,
     )
     hush()

@@ -198,7 +198,8 @@ def plan(config: CurateConfig) -> Estimate:
     _, uris = gate(_read(config), config.license)
     if not uris:
         raise ValueError(f"--plan: no clip of {config.input} passes the licence gate")
-    return estimate(uris.to_pylist(), config.plan, config.examine, config.decode.workers or os.cpu_count() or 1)
+    workers = config.decode.workers or os.cpu_count() or 1
+    return estimate(uris.to_pylist(), config.plan, config.examine, workers, config.aesthetic)
 
 
 def _read(config: CurateConfig) -> pa.Table:

@@ -6,11 +6,12 @@ import dataclasses
 import random
 import time
 
+import pyarrow as pa
+
+from data_prep.aesthetic import AestheticConfig, Scorer
 from data_prep.examine import STAGES, ExamineConfig, examine
 from data_prep.fetch import content_hash, local_copy
 from data_prep.probe import MediaError
-
-ALL_STAGES = ("fetch and hash", *STAGES)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,14 +36,23 @@ class Estimate:
         """stage, seconds per file, share."""
         whole = sum(self.seconds.values()) or 1.0
         per = {stage: value / max(1, self.sampled) for stage, value in self.seconds.items()}
-        return [(stage, round(per[stage], 4), f"{100 * self.seconds[stage] / whole:.0f}%") for stage in ALL_STAGES]
+        return [(stage, round(per[stage], 4), f"{100 * self.seconds[stage] / whole:.0f}%") for stage in self.seconds]
 
 
-def estimate(uris: list[str], sample: int, config: ExamineConfig, workers: int, seed: int = 0) -> Estimate:
-    """Measure `sample` of the files, one after another, in this process."""
-    chosen = random.Random(seed).sample(sorted(set(uris)), min(sample, len(set(uris))))
-    seconds = dict.fromkeys(ALL_STAGES, 0.0)
+def estimate(
+    uris: list[str],
+    sample: int,
+    config: ExamineConfig,
+    workers: int,
+    aesthetic: AestheticConfig | None = None,
+    seed: int = 0,
+) -> Estimate:
+    """Measure `sample` of the files, one after another, in this process; with the aesthetic model where it is on."""
+    files = sorted(set(uris))
+    chosen = random.Random(seed).sample(files, min(sample, len(files)))
+    seconds = dict.fromkeys(("fetch and hash", *STAGES), 0.0)
     failed, size, duration = 0, 0, 0.0
+    stills = []
     for uri in chosen:
         started = time.perf_counter()
         try:
@@ -50,14 +60,23 @@ def estimate(uris: list[str], sample: int, config: ExamineConfig, workers: int, 
                 content_hash(path)
                 fetched = time.perf_counter()
                 seconds["fetch and hash"] += fetched - started
-                row, _ = examine(path, config)
+                row, jpegs = examine(path, config)
         except MediaError:
             failed += 1
             continue
         size += row["bytes"]
         duration += row["duration_s"]
+        stills.append(jpegs)
         for stage in STAGES:
             seconds[stage] += row[f"{stage}_s"]
-    total = len(set(uris))
-    hours = sum(seconds.values()) / max(1, len(chosen)) * total / workers / 3600
-    return Estimate(seconds, len(chosen), failed, size / 1e9, duration / 3600, total, workers, hours)
+    per_file = len(files) / max(1, len(chosen))
+    hours = sum(seconds.values()) * per_file / workers / 3600
+    if aesthetic and aesthetic.enabled and stills:
+        scorer = Scorer(aesthetic, pa.array([], pa.string()))
+        scorer.embed(stills[0][:1])  # the first call is slow
+        started = time.perf_counter()
+        for jpegs in stills:
+            scorer.embed(jpegs)
+        seconds["aesthetic"] = time.perf_counter() - started
+        hours += seconds["aesthetic"] * per_file / aesthetic.workers / 3600
+    return Estimate(seconds, len(chosen), failed, size / 1e9, duration / 3600, len(files), workers, hours)

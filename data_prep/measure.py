@@ -8,6 +8,7 @@ tried again up to a budget, then set aside; what is wrong with the file itself i
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import logging
 import time
 from collections.abc import Iterable
@@ -30,6 +31,7 @@ from lingen.progress import Progress
 
 PASSING = frozenset(["timed_out", "crashed", "out_of_memory", "fetch_failed"])
 """Reasons that may pass: another try is worth it."""
+BLOCK_FILES, BLOCK_BYTES = 16, 32 << 20
 
 FILE_SCHEMA = pa.schema([("key", pa.string()), ("stamp", pa.string()), ("content_hash", pa.string())])
 _RESULT = pa.schema(
@@ -125,12 +127,11 @@ def measure(
     if new:
         # Big files first: no worker is left alone with a long film at the end.
         sizes = np.array([_size(stamp) for stamp in stamps.filter(todo).to_pylist()])
-        order = pa.array(np.argsort(-sizes, kind="stable"))
+        order = np.argsort(-sizes, kind="stable")
         attempts = dict(zip(again["key"].to_pylist(), again["attempts"].to_pylist()))
         progress = Progress("measure", len(uris) - len(failed), "files", done=len(uris) - len(failed) - new)
-        found, start_s = _run(
-            uris.filter(todo).take(order), done, attempts, (files, signals, stills), config, decode, progress
-        )
+        todo, sizes = uris.filter(todo).take(pa.array(order)), sizes[order]
+        found, start_s = _run(todo, sizes, done, attempts, (files, signals, stills), config, decode, progress)
         failed |= found
         known = _looked_up(uris, files.table())
     seen = pa.table({"uri": uris, "content_hash": known["content_hash"]})
@@ -151,16 +152,17 @@ def _stamps(uris: pa.Array) -> Iterable[str]:
             yield from pool.map(stamp, uris[start : start + 4096].to_pylist())
 
 
-def _run(todo: pa.Array, done, tried, to: tuple[Store, ...], config, decode, progress: Progress) -> tuple[dict, float]:
-    """Examine files into the stores `to`; (uri -> why it has no content, seconds until the first worker had begun)."""
+def _run(todo, sizes, done, tried, to: tuple[Store, ...], config, decode, progress: Progress) -> tuple[dict, float]:
+    """Examine files (URIs, bytes) into the stores `to`; (uri -> why it has no content, seconds until the first worker
+    had begun)."""
     import ray
 
     called = time.time()
     connect()
     workers = decode.workers or max(1, int(ray.cluster_resources().get("CPU", 1)))
     workers = min(workers, len(todo))
-    per_block = max(1, min(16, len(todo) // (workers * 4)))  # small: no worker is left alone at the end
-    blocks = [pa.table({"uri": todo[i : i + per_block]}) for i in range(0, len(todo), per_block)]
+    edges = _edges(sizes, max(1, min(BLOCK_FILES, len(todo) // (workers * 4))))
+    blocks = [pa.table({"uri": todo[a:b]}) for a, b in itertools.pairwise(edges)]
     # Sorted bytes in the object store: all workers of a machine look at the same copy.
     done = ray.put(np.sort(np.array(done.to_pylist(), "S32")))
     dataset = ray.data.from_arrow(blocks).map_batches(
@@ -182,6 +184,18 @@ def _run(todo: pa.Array, done, tried, to: tuple[Store, ...], config, decode, pro
     _flush(*to)
     progress.close()
     return failed, min(began) - called
+
+
+def _edges(sizes: np.ndarray, most: int) -> list[int]:
+    """Where blocks of at most `most` files and, but for single files, BLOCK_BYTES begin and end. Blocks are small: a
+    kill loses those in work, and no worker is left alone at the end."""
+    edges, held = [0], 0
+    for i, size in enumerate(sizes.tolist()):
+        if i > edges[-1] and (i - edges[-1] == most or held + size > BLOCK_BYTES):
+            edges.append(i)
+            held = 0
+        held += size
+    return [*edges, len(sizes)]
 
 
 def _sort_in(batch: pa.Table, files: Store, signals: Store, stills: Store) -> dict[str, tuple[str, str]]:

@@ -12,7 +12,8 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from data_prep.aesthetic import SCHEMA, AestheticConfig, Looks, Scorer, load_head, score
-from data_prep.examine import STILL_SCHEMA
+from data_prep.estimate import estimate
+from data_prep.examine import STILL_SCHEMA, ExamineConfig
 from data_prep.store import Snapshot, Store
 
 D = 16
@@ -103,6 +104,14 @@ def test_what_is_scored_is_not_scored_again_and_revisions_do_not_mix(model_folde
     without = AestheticConfig(model=f"local-dir:{model_folder}")
     assert without.revision != config.revision
     assert next(iter(score(pa.chunked_array([["a"]]), stills, tmp_path, without).rows()))["aesthetic"] == []
+
+
+def test_the_plan_counts_the_model_too(model_folder, head_file, clips):
+    photo = str(clips / "photos" / "scikit-image_astronaut.png")
+    found = estimate([photo], 1, ExamineConfig(), 2, config_of(model_folder, head_file, workers=4))
+    model_s = found.seconds["aesthetic"]
+    assert model_s > 0
+    assert found.hours * 3600 == pytest.approx((sum(found.seconds.values()) - model_s) / 2 + model_s / 4)
 
 
 def test_bad_settings_name_their_flag(head_file, tmp_path):
