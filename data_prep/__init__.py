@@ -1,1 +1,7 @@
 """Curation and encoding on Ray Data: licensed clips in, latent shards out."""
+
+import os
+
+# Arrow's own allocator keeps what it once had: deciding over 10,000 clips takes 220 MiB with it, 125 without. It is
+# chosen when pyarrow is imported, so here; Ray's workers inherit it.
+os.environ.setdefault("ARROW_DEFAULT_MEMORY_POOL", "system")

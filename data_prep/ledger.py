@@ -29,8 +29,8 @@ SCHEMA = pa.schema(
     ]
 )
 FINAL = "final"
-GROUP = 65536
-"""Rows that are in memory as text at once while the ledger is written."""
+GROUP = 2048
+"""Clips whose rows are in memory as text at once, and in one row group, where each name is stored once."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,18 +40,18 @@ class _Stage:
     at: np.ndarray
     values: dict[str, object]
 
-    def tables(self, clips: pa.Table):
-        """Its rows of the ledger, GROUP at a time."""
-        for start in range(0, len(self.at), GROUP):
-            at = self.at[start : start + GROUP]
-            columns = {name: clips[name].take(pa.array(at)) for name in clips.column_names}
-            for name, value in self.values.items():
-                kind = SCHEMA.field(name).type
-                if isinstance(value, np.ndarray):
-                    columns[name] = pa.array(value[start : start + GROUP], kind, from_pandas=True)
-                else:
-                    columns[name] = pa.repeat(pa.scalar(value, kind), len(at))
-            yield pa.table(columns).select(SCHEMA.names)
+    def table(self, clips: pa.Table, start: int, end: int) -> pa.Table:
+        """Its rows of the ledger for the clips from start to end."""
+        here = slice(*np.searchsorted(self.at, (start, end)))
+        at = self.at[here]
+        columns = {name: clips[name].take(pa.array(at)) for name in clips.column_names}
+        for name, value in self.values.items():
+            kind = SCHEMA.field(name).type
+            if isinstance(value, np.ndarray):
+                columns[name] = pa.array(value[here], kind, from_pandas=True)
+            else:
+                columns[name] = pa.repeat(pa.scalar(value, kind), len(at))
+        return pa.table(columns).select(SCHEMA.names)
 
 
 class Ledger:
@@ -90,9 +90,9 @@ class Ledger:
         """Add the final rows, write ledger.parquet, and check that nothing was lost."""
         self.decide(FINAL, self.verdict.copy(), self.reason.copy(), config_hash=config_hash)
         with pq.ParquetWriter(path, SCHEMA, compression="zstd") as writer:
-            for stage in self._stages:
-                for table in stage.tables(self._clips):
-                    writer.write_table(table)
+            for start in range(0, self.count, GROUP):
+                tables = [stage.table(self._clips, start, start + GROUP) for stage in self._stages]
+                writer.write_table(pa.concat_tables(tables))
         names = ["clip_id", "stage", "verdict"]
         check(pq.read_table(path, columns=names, read_dictionary=names))
 
