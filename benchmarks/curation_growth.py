@@ -162,12 +162,13 @@ def main() -> None:
         print(json.dumps(measure_one(args.one, args.folder, args.workers)))
         return
     folder = args.folder or Path(tempfile.mkdtemp(prefix="growth-"))
+    clip = f"{FRAMES / FPS:g} s of {WIDTH}x{HEIGHT} at {FPS} fps"
     rows = []
     for size in args.sizes:
         rows.append(run_size(size, folder, args.workers))
         print(json.dumps(rows[-1]), flush=True)
-    result = {"clip": f"{FRAMES / FPS:g} s of {WIDTH}x{HEIGHT} at {FPS} fps", "workers": args.workers, "sizes": rows}
-    args.output.write_text(json.dumps(result | {"machine": machine.describe()}, indent=1) + "\n")
+        result = {"clip": clip, "workers": args.workers, "sizes": rows, "machine": machine.describe()}
+        args.output.write_text(json.dumps(result, indent=1) + "\n")
     if not args.folder:
         shutil.rmtree(folder)
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import base64
 import html
+import itertools
 from collections import Counter
 from pathlib import Path
 
@@ -24,6 +25,7 @@ STYLE = """
 body{font:15px/1.5 system-ui,sans-serif;max-width:72rem;margin:2rem auto;padding:0 1rem}
 h1{font-size:1.5rem}h2{font-size:1.15rem;margin-top:2.5rem;border-bottom:1px solid var(--line)}
 table{border-collapse:collapse}td,th{padding:.15rem .8rem .15rem 0;text-align:left;vertical-align:top}
+.errors td{overflow-wrap:anywhere}td:first-child{white-space:nowrap}
 td.n{text-align:right;font-variant-numeric:tabular-nums}
 .tiles{display:flex;flex-wrap:wrap;gap:1.6rem}.tile b{display:block;font-size:1.6rem}
 .loud{background:#d1495b;color:#fff;padding:.8rem 1rem;border-radius:.4rem;font-weight:600}
@@ -48,12 +50,13 @@ def write(path: Path, config, found, judgement, summary, stills) -> None:
         f"<h1>Curation of {_e(config.input)}</h1>",
         _assumed(config, summary),
         _tiles(summary),
-        "<h2 id=reasons>Why clips were left out</h2>" + _reasons(summary, ledger, outcomes),
+        "<h2 id=reasons>Why clips were left out</h2>" + _reasons(found, summary, outcomes),
         "<h2 id=licenses>Licences of what was kept</h2>" + _licenses(summary),
         "<h2 id=scores>Scores and thresholds</h2>" + _histograms(found, outcomes),
         "<h2 id=lengths>Lengths and shapes of what was kept</h2>" + _shapes(found, ledger),
         _concepts(judgement),
         "<h2 id=sheets>Contact sheets</h2>" + _sheets(found, judgement, stills),
+        _errors(found, ledger),
     ]
     policy = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
     head = (
@@ -84,18 +87,23 @@ def _tiles(summary) -> str:
         (summary.kept, "kept"),
         (summary.dropped, "dropped"),
         (summary.errors, "errors"),
-        (f"{summary.hours_kept:.2f} h", f"of video kept, of {summary.hours_measured:.2f} h measured"),
-        (f"{summary.hours_left_over:.2f} h", "left over, too short for a clip"),
+        (_duration(summary.hours_kept), f"of video kept, of {_duration(summary.hours_measured)} measured"),
+        (_duration(summary.hours_left_over), "left over, too short for a clip"),
         (summary.images_kept, "photographs kept"),
         (summary.files_read, "files read in this run"),
     ]
     return "<div class=tiles id=counts>" + "".join(f"<div class=tile><b>{a}</b>{b}</div>" for a, b in tiles) + "</div>"
 
 
-def _reasons(summary, ledger, outcomes) -> str:
+def _duration(hours: float) -> str:
+    return f"{hours:,.1f} h" if hours >= 1 else f"{60 * hours:.1f} min"
+
+
+def _reasons(found, summary, outcomes) -> str:
     any_failing = Counter(summary.reasons)
+    before_filter = Counter(found.array("reason")[~found.going].tolist())
     for rule in outcomes:
-        any_failing[rule.reason] = int((~rule.passed).sum())
+        any_failing[rule.reason] = before_filter[rule.reason] + int((~rule.passed).sum())
     most = max([*any_failing.values(), 1])
     rows = "".join(
         f"<tr><td>{_e(reason)}</td><td class=n>{summary.reasons.get(reason, 0)}</td><td class=n>{count}</td>"
@@ -114,7 +122,8 @@ def _licenses(summary) -> str:
 
 def _histograms(found, outcomes) -> str:
     plots = [_histogram(rule) for rule in outcomes if np.isfinite(rule.score).sum() > 1]
-    return f"<div class=plots>{''.join(plots)}</div>" if plots else "<p>No clip was measured.</p>"
+    note = "<p>Clips against score; heights are square roots of counts, so that rare ones stay visible.</p>"
+    return f"{note}<div class=plots>{''.join(plots)}</div>" if plots else "<p>No clip was measured.</p>"
 
 
 def _histogram(rule, bins: int = 40) -> str:
@@ -129,7 +138,7 @@ def _histogram(rule, bins: int = 40) -> str:
     for count, left, right in zip(counts, edges, edges[1:]):
         middle = (left + right) / 2
         inside = middle >= rule.threshold if rule.rule.startswith("min_") else middle <= rule.threshold
-        h = height * float(np.sqrt(count / max(counts.max(), 1)))  # square root: rare bins stay visible
+        h = height * float(np.sqrt(count / max(counts.max(), 1)))
         colour = "var(--keep)" if inside else "var(--drop)"
         bars.append(
             f'<rect x="{x(left):.1f}" y="{height - h:.1f}" width="{width / bins - 0.5:.1f}" height="{h:.1f}" '
@@ -140,8 +149,8 @@ def _histogram(rule, bins: int = 40) -> str:
     failing = int((~rule.passed).sum())
     label = f"{rule.rule.replace('_', ' ')} {rule.threshold:.3g}: {failing} of {len(values)} fail"
     ticks = (
-        f'<text x="0" y="{height + foot - 4}">{low:.3g}</text>'
-        f'<text x="{width}" y="{height + foot - 4}" text-anchor="end">{high:.3g}</text>'
+        f'<text x="0" y="{height + foot - 4}">{low:.4g}</text>'
+        f'<text x="{width}" y="{height + foot - 4}" text-anchor="end">{high:.4g}</text>'
     )
     return (
         f'<div>{_e(label)}<svg viewBox="0 0 {width:.0f} {height + foot:.0f}">{"".join(bars)}{line}{ticks}</svg></div>'
@@ -188,18 +197,21 @@ def _sheets(found, judgement, stills) -> str:
     """Kept clips, the ones nearest to a threshold on either side, dropped ones of every reason, and the quality set."""
     ledger, outcomes = judgement.ledger, judgement.outcomes
     has_still = found.going | (found.array("stage") == "spans")
+    rules = {rule.reason: rule for rule in outcomes}
+    dropped = _each_reason(np.flatnonzero(has_still & (ledger.verdict == "drop")), ledger.reason)
     groups = {
-        "Kept": _spread(np.flatnonzero(ledger.kept)),
+        "Kept": [(i, None) for i in _spread(np.flatnonzero(ledger.kept))],
         "Borderline: nearest to a threshold": _borderline(outcomes, has_still & (ledger.verdict != "error")),
-        "Dropped": _each_reason(np.flatnonzero(has_still & (ledger.verdict == "drop")), ledger.reason),
+        "Dropped": [(i, rules.get(ledger.reason[i])) for i in dropped],
     }
     if judgement.quality:
-        groups["Quality set, best first"] = [i for i, _, taken in judgement.quality if taken][: 4 * SHEET]
-    wanted = {found.value("content_hash", i) for group in groups.values() for i in group}
+        taken = [i for i, _, yes in judgement.quality if yes]
+        groups["Quality set, best first, as in quality.csv"] = [(i, None) for i in taken[: 4 * SHEET]]
+    wanted = {found.value("content_hash", i) for group in groups.values() for i, _ in group}
     pictures = {row["key"]: row for row in stills.rows(keys=wanted)} if wanted else {}
     out = []
     for title, group in groups.items():
-        figures = "".join(_figure(found, ledger, i, pictures) for i in group)
+        figures = "".join(_figure(found, ledger, i, rule, pictures) for i, rule in group)
         out.append(f"<h3>{title} ({len(group)} shown)</h3><div class=sheet>{figures or '<p>None.</p>'}</div>")
     return "".join(out)
 
@@ -210,28 +222,32 @@ def _spread(indices: np.ndarray, most: int = SHEET) -> list[int]:
     )
 
 
-def _borderline(outcomes, eligible: np.ndarray, most: int = SHEET) -> list[int]:
-    if not outcomes or not eligible.any():
-        return []
-    distance = np.full(len(eligible), np.inf)
+def _borderline(outcomes, eligible: np.ndarray, most: int = SHEET) -> list[tuple[int, object]]:
+    """(clip, rule) of the clips nearest to a threshold, measured in the spread of its score; rules take turns."""
+    queues = []
     for rule in outcomes:
         spread = np.nanstd(rule.score) if np.isfinite(rule.score).any() else 0.0
-        if spread > 0:
-            gap = np.abs(rule.score - rule.threshold) / spread
-            distance = np.fmin(distance, np.where(eligible, gap, np.inf))
-    order = np.argsort(distance, kind="stable")[:most]
-    return [int(i) for i in order if np.isfinite(distance[i])]
+        gap = np.where(eligible, np.abs(rule.score - rule.threshold) / (spread or np.inf), np.nan)
+        queues.append([(int(i), rule) for i in np.argsort(gap, kind="stable")[:most] if gap[i] < 0.25 and spread])
+    out = {}
+    for turn in itertools.zip_longest(*queues):
+        for i, rule in filter(None, turn):
+            out.setdefault(i, rule)
+    return list(out.items())[:most]
 
 
 def _each_reason(indices: np.ndarray, reasons: np.ndarray, most: int = SHEET) -> list[int]:
+    """Reasons take turns until `most` are shown, and then stand together."""
     by_reason: dict[str, list[int]] = {}
     for i in indices:
         by_reason.setdefault(reasons[i], []).append(int(i))
-    each = max(1, most // max(1, len(by_reason)))
-    return [i for group in by_reason.values() for i in group[:each]][:most]
+    turns = itertools.chain.from_iterable(itertools.zip_longest(*by_reason.values()))
+    chosen = set(itertools.islice((i for i in turns if i is not None), most))
+    return [i for group in by_reason.values() for i in group if i in chosen]
 
 
-def _figure(found, ledger, i: int, pictures: dict) -> str:
+def _figure(found, ledger, i: int, rule, pictures: dict) -> str:
+    """One clip; rule: the threshold that it is shown for, or None."""
     clip = found.table.slice(i, 1).to_pylist()[0]
     row = pictures.get(clip["content_hash"])
     image = ""
@@ -245,7 +261,26 @@ def _figure(found, ledger, i: int, pictures: dict) -> str:
     verdict = ledger.verdict[i]
     name = clip["uri"].rsplit("/", 1)[-1]
     reason = f": {_e(ledger.reason[i])}" if ledger.reason[i] else ""
+    limit = (
+        f"<br><b>{rule.rule[4:].replace('_', ' ')} {rule.score[i]:.3g}, limit {rule.threshold:.3g}</b>" if rule else ""
+    )
     return (
-        f"<figure>{image}<figcaption><b class={verdict}>{verdict}{reason}</b><br>{_e(name)}{span}<br>{scores}"
+        f"<figure>{image}<figcaption><b class={verdict}>{verdict}{reason}</b>{limit}<br>{_e(name)}{span}<br>{scores}"
         f"<br>{_e(clip['caption'][:160])}</figcaption></figure>"
     )
+
+
+def _errors(found, ledger, most: int = 60) -> str:
+    """What could not be read, a few of each reason, with the ledger's detail: for what was set aside, how to replay."""
+    errors = np.flatnonzero(ledger.verdict == "error")
+    if not len(errors):
+        return ""
+    rows = "".join(
+        f"<tr><td>{_e(ledger.reason[i])}</td><td>{_e(found.value('uri', i).rsplit('/', 1)[-1])}</td>"
+        f"<td>{_e(found.value('detail', i))}</td></tr>"
+        for i in _each_reason(errors, ledger.reason, most)
+    )
+    head = "<tr><th>reason<th>file<th>detail</tr>"
+    shown = min(most, len(errors))
+    title = f"What could not be read ({shown} of {len(errors)}; all are in ledger.parquet)"
+    return f"<h2 id=errors>{title}</h2><table class=errors>{head}{rows}</table>"

@@ -20,14 +20,19 @@ FLAGS = (
 def report(clips, tmp_path_factory):
     folder = tmp_path_factory.mktemp("report")
     (folder / "in").mkdir()
-    for name in ("videos/sample-videos_milk.mkv", "videos/media_bear-vp9.webm", "odd/media_silent-black-10s.mp4"):
+    for name in (
+        "videos/sample-videos_milk.mkv",
+        "videos/media_bear-vp9.webm",
+        "odd/media_silent-black-10s.mp4",
+        "odd/streamio-ffmpeg_broken.mp4",
+    ):
         shutil.copy(clips / name, folder / "in")
     shutil.copy(clips / "photos" / "test_data_owl.jpg", folder / "in")
     (folder / "in" / "test_data_owl.txt").write_text("<b>An owl</b><script>document.title='owned'</script>")
     (folder / "in" / "media_bear-vp9.txt").write_text("A bear behind a fence.")
     config = CurateConfig(input=str(folder / "in"), output=folder / "out", license=LicenseConfig(assume="CC0-1.0"))
     summary = curate(config)
-    assert (summary.kept, summary.dropped) == (2, 2)
+    assert (summary.kept, summary.dropped, summary.errors) == (2, 2, 1)
     return folder / "out" / "report.html"
 
 
@@ -37,7 +42,8 @@ def test_every_section_is_filled_in_a_browser(report, tmp_path):
     dom = subprocess.run(command, capture_output=True, text=True, timeout=120).stdout
     assert "<title>Curation report</title>" in dom
     assert "was ASSUMED" in dom
-    for section in ("reasons", "licenses", "scores", "lengths", "sheets"):
+    assert re.search(r"<b>brightness \d[\d.]*, limit 8</b>|<b>black 1, limit 0.3</b>", dom)
+    for section in ("reasons", "licenses", "scores", "lengths", "sheets", "errors"):
         body = re.search(rf'<h2 id="{section}">.*?(?=<h2|</body>)', dom, re.S)
         assert body, section
         assert re.search(r"<(td|svg|img)", body[0]), section
