@@ -279,13 +279,16 @@ def black_bars(brightest: np.ndarray, orientation: tuple[int, int, int, int], le
 
 
 def main() -> None:
-    """python -m data_prep.examine FILE: examine one file here, without Ray and without a safety net (to replay a clip
+    """python -m data_prep.examine URI: examine one file here, without Ray and without a safety net (to replay a clip
     that was set aside); its row as JSON."""
     import json
     import sys
 
+    from data_prep.fetch import local_copy
+
     try:
-        row, stills = examine(sys.argv[1], ExamineConfig())
+        with local_copy(sys.argv[1]) as path:
+            row, stills = examine(path, ExamineConfig())
     except MediaError as error:
         sys.exit(f"{error.reason}: {error.detail}")
     print(json.dumps(row | {"stills": len(stills)}, indent=1, default=float))
