@@ -16,11 +16,12 @@ import numpy as np
 import pyarrow as pa
 
 from data_prep import motion, shots, technical, text_area
+from data_prep.exact_cuts import exact
 from data_prep.frames import decode, picture, read_image, turn
 from data_prep.planes import grey, planes
 from data_prep.probe import MediaError, Probe, probe
 
-VERSION = 6
+VERSION = 7
 """Raise when a measurement changes its meaning: stored rows of older versions are then measured anew."""
 MOST_STILLS = 2000
 PROBED = (
@@ -117,11 +118,14 @@ def examine(path: str, config: ExamineConfig, threads: int = 1) -> tuple[dict, l
         signals.still(0.0, small, cv2.cvtColor(large, cv2.COLOR_RGB2GRAY))
         signals.frames = 1
     else:
-        with closing(decode(path, known, threads=threads, on_damage=signals.damage)) as frames:
+        with closing(decode(path, known, threads=threads, on_damage=signals.damage, skip=True)) as frames:
             for seconds, frame in frames:
                 signals.frame(seconds, frame)
     if not signals.still_s:
         raise MediaError("undecodable", "no frame could be decoded")
+    clock = time.perf_counter()
+    found = exact(path, known, signals.cuts.candidates(), threads)
+    signals.spent["shots"] += time.perf_counter() - clock
     ended = time.perf_counter()
     spent = {**signals.spent, "probe": probed - started}
     spent["decode"] = ended - started - sum(spent.values())
@@ -132,7 +136,7 @@ def examine(path: str, config: ExamineConfig, threads: int = 1) -> tuple[dict, l
         **{f"{stage}_s": spent[stage] for stage in STAGES},
         "bytes": os.path.getsize(path),
         **{name: getattr(known, name) for name in PROBED},
-        **signals.row(),
+        **signals.row(found),
     }
     return row, signals.jpegs
 
@@ -189,7 +193,8 @@ class _Signals:
         self.corrupt += 1
 
     def _sample(self, seconds: float, small: np.ndarray) -> None:
-        low, high = np.percentile(small[::2, ::2], (5, 95))
+        levels = np.cumsum(np.bincount(small[::2, ::2].ravel(), minlength=256))
+        low, high = np.searchsorted(levels, (0.05 * levels[-1], 0.95 * levels[-1]))
         diff, moved = 0.0, motion.UNKNOWN
         if self.before_grey is not None:
             diff = float(cv2.absdiff(small, self.before_grey).mean())
@@ -217,8 +222,7 @@ class _Signals:
         ok, data = cv2.imencode(".jpg", cv2.cvtColor(rgb, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, 85])
         self.jpegs.append(data.tobytes() if ok else b"")
 
-    def row(self) -> dict:
-        found = self.cuts.candidates()
+    def row(self, found: list[shots.Candidate]) -> dict:
         fields = {
             "motion": "total",
             "camera_motion": "camera",
@@ -229,7 +233,7 @@ class _Signals:
         }
         names = ("sharpness", "contrast", "colourfulness", "exposure", "brightness")
         return {
-            "damaged": min(1.0, self.corrupt / max(1, self.frames)),
+            "damaged": min(1.0, self.corrupt / max(1, self.frames, self.known.frame_count)),
             "bars": black_bars(self.brightest, self.known.orientation) if self.brightest is not None else [0.0] * 4,
             "cut_s": [c.seconds for c in found],
             "cut_change": [c.change for c in found],

@@ -21,6 +21,7 @@ from data_prep.probe import MediaError, Probe, open_image, open_video, probe, vi
 DECORD_CODECS = {"h264", "hevc", "mpeg4", "vp8", "vp9"}
 HALF_TICK_S = 5e-4  # pts are rounded to milliseconds in Matroska
 MOST_SEEKS = 32  # beyond this many frames reading on is as fast as seeking
+MOST_SKIPPED_S = 0.2  # where skipping leaves out more than this, nothing is skipped any more
 
 
 def read_frames(
@@ -113,22 +114,32 @@ def shown_index(frame_times_s: np.ndarray, times_s: Sequence[float]) -> np.ndarr
 
 
 def decode(
-    path: str, known: Probe, start_s: float = 0.0, threads: int = 0, on_damage: Callable[[], object] = lambda: None
+    path: str,
+    known: Probe,
+    start_s: float = 0.0,
+    threads: int = 0,
+    on_damage: Callable[[], object] = lambda: None,
+    skip: bool = False,
 ) -> Iterator[tuple[float, av.VideoFrame]]:
     """(seconds from the first shown frame, decoded frame) in display order, from the key frame at or before start_s.
 
     Damaged packets are skipped, each told to on_damage: what is yielded is what a player shows. Memory is flat: one
-    frame at a time.
+    frame at a time. With `skip`, frames that no other frame is predicted from (most B-frames) may be left out, as long
+    as the gaps stay short; those that come are the same as without.
     """
     with open_video(path) as container:
         stream = video_stream(container)
         stream.thread_type = "AUTO"
         stream.codec_context.thread_count = threads
-        rate = known.fps or 25.0
+        # Where times are the decoder's own guesses, leaving frames out would move them.
+        skip = skip and not known.decode_times and known.first_pts is not None
+        if skip:
+            stream.codec_context.skip_frame = "NONREF"
+        rate, tick_s, before_s = known.fps or 25.0, float(stream.time_base), np.inf
         keys = known.keyframes_s[known.keyframes_s <= start_s + HALF_TICK_S]
         origin = known.first_pts
         if known.seekable and len(keys) and keys[-1] > 0 and origin is not None:
-            container.seek(round(keys[-1] / float(stream.time_base)) + origin, stream=stream)
+            container.seek(round(keys[-1] / tick_s) + origin, stream=stream)
         count, tick = 0, None
         for packet in container.demux(stream):
             try:
@@ -145,10 +156,19 @@ def decode(
                 if tick is None or origin is None:
                     seconds = count / rate
                 else:
-                    seconds = (tick - origin) * float(stream.time_base)
+                    seconds = (tick - origin) * tick_s
                 count += 1
+                if skip and seconds - before_s > MOST_SKIPPED_S and _between(known, before_s, seconds):
+                    skip, stream.codec_context.skip_frame = False, "DEFAULT"
+                before_s = seconds
                 if seconds > -HALF_TICK_S:
                     yield max(0.0, seconds), frame
+
+
+def _between(known: Probe, after_s: float, until_s: float) -> int:
+    """How many frames are shown between these two."""
+    first, last = np.searchsorted(known.times_s, (after_s + HALF_TICK_S, until_s - HALF_TICK_S))
+    return int(last - first)
 
 
 def picture(
@@ -238,7 +258,7 @@ def _pictures(
                         yield stop, picture(shown, known, size, fit)
                         done = stop
                 last = frame
-                if done == len(times) or _worth_seeking(known, seconds, times[done]):
+                if done == len(times) or worth_seeking(known, seconds, times[done]):
                     break
             else:
                 if last is None:
@@ -247,7 +267,7 @@ def _pictures(
                 done = len(times)
 
 
-def _worth_seeking(known: Probe, now_s: float, target_s: float) -> bool:
+def worth_seeking(known: Probe, now_s: float, target_s: float) -> bool:
     """Whether a key frame well ahead of the decoder leads to the target."""
     at = np.searchsorted(known.keyframes_s, target_s + HALF_TICK_S, side="right") - 1
     return bool(known.seekable and at >= 0 and known.keyframes_s[at] > now_s + 0.5)

@@ -12,6 +12,7 @@ h, w: the small frame; P: grid points.
 from __future__ import annotations
 
 import dataclasses
+import functools
 
 import cv2
 import numpy as np
@@ -54,10 +55,8 @@ def measure(before: np.ndarray, after: np.ndarray, seconds: float) -> Motion:
     """Motion between two grey frames uint8 (h, w) that are `seconds` apart."""
     h, w = before.shape
     flow = _flow().calc(before, after, None)
-    ys, xs = np.mgrid[GRID // 2 : h : GRID, GRID // 2 : w : GRID]
-    xs, ys = xs.ravel(), ys.ravel()
+    xs, ys, everywhere = _points(h, w)
     seen = _texture(before)[ys, xs]  # flow in flat areas is a guess
-    everywhere = np.stack([xs, ys], 1).astype(np.float32) - (w / 2, h / 2)
     at = everywhere[seen]
     moved = flow[ys[seen], xs[seen]]  # P, 2
     model = None
@@ -87,32 +86,39 @@ def measure(before: np.ndarray, after: np.ndarray, seconds: float) -> Motion:
     )
 
 
+@functools.lru_cache(maxsize=16)
+def _points(h: int, w: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """x and y (P,) of a grid over the frame, and both from its centre (P, 2)."""
+    ys, xs = (side.ravel() for side in np.mgrid[GRID // 2 : h : GRID, GRID // 2 : w : GRID])
+    return xs, ys, np.stack([xs, ys], 1).astype(np.float32) - (w / 2, h / 2)
+
+
 FIXED = np.float64([[1, 0, 0], [0, 1, 0]])
 
 
 def _nearer(before: np.ndarray, after: np.ndarray, undone: np.ndarray, inside: np.ndarray) -> bool:
     """Whether undoing a camera move brings the frames nearer to each other, where both see the same place."""
-    return bool(inside.any()) and cv2.absdiff(after, undone)[inside].mean() < cv2.absdiff(after, before)[inside].mean()
+    return cv2.norm(after, undone, cv2.NORM_L1, inside) < cv2.norm(after, before, cv2.NORM_L1, inside)
 
 
 def _undo(before: np.ndarray, model: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """`before` as it would look after the camera's move, and where it is known (bool): both (h, w)."""
+    """`before` as it would look after the camera's move, and where it is known (255, else 0): both (h, w)."""
     h, w = before.shape
     centre = np.array([w / 2, h / 2])
     matrix = np.concatenate([model[:, :2], (model[:, 2] + centre - model[:, :2] @ centre)[:, None]], 1)
     undone = cv2.warpAffine(before, matrix, (w, h), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
-    inside = cv2.warpAffine(np.full_like(before, 255), matrix, (w, h), borderValue=0) == 255
-    return undone, inside
+    inside = cv2.warpAffine(np.full_like(before, 255), matrix, (w, h), borderValue=0)
+    return undone, cv2.compare(inside, 255, cv2.CMP_EQ)
 
 
 def _changed(after: np.ndarray, undone: np.ndarray, inside: np.ndarray | None) -> float:
     """Share of pixels of `after` that the camera's move does not explain, where both frames see the same place."""
     # Against the range of the neighbours: half a pixel of misfit on an edge is no change.
     near = np.ones((3, 3), np.uint8)
-    above = after > cv2.add(cv2.dilate(undone, near), LEVELS)
-    below = after < cv2.subtract(cv2.erode(undone, near), LEVELS)
-    changed = above | below
-    return float(changed.mean() if inside is None else changed[inside].mean())
+    above = cv2.compare(after, cv2.add(cv2.dilate(undone, near), LEVELS), cv2.CMP_GT)
+    below = cv2.compare(after, cv2.subtract(cv2.erode(undone, near), LEVELS), cv2.CMP_LT)
+    changed = cv2.bitwise_or(above, below, mask=inside)
+    return cv2.countNonZero(changed) / (after.size if inside is None else max(1, cv2.countNonZero(inside)))
 
 
 def _texture(grey: np.ndarray) -> np.ndarray:

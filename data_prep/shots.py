@@ -15,6 +15,7 @@ import functools
 from collections.abc import Iterable
 from typing import NamedTuple
 
+import cv2
 import numpy as np
 
 GRID = (24, 40)
@@ -44,12 +45,14 @@ class ShotConfig:
 
 
 class Candidate(NamedTuple):
-    """A change between two frames: time of the second (seconds), and what ShotConfig compares with."""
+    """A change between two frames: time of the second (seconds), what ShotConfig compares with, and the time of the
+    first (known only to the pass that found it)."""
 
     seconds: float
     change: float
     histogram: float
     ratio: float
+    before_s: float = 0.0
 
 
 class CutFinder:
@@ -67,8 +70,10 @@ class CutFinder:
         counts = histogram(samples)
         change = histogram_change = 0.0
         if self._before is not None and len(self._before[0]) == len(samples):
-            change = float(np.abs(samples - self._before[0]).sum(dtype=np.int64)) / (GRID[0] * GRID[1])
-            histogram_change = float(np.abs(counts - self._before[1]).sum()) / (2 * len(samples))
+            change = cv2.norm(samples, self._before[0], cv2.NORM_L1) / (GRID[0] * GRID[1])
+            # Softened over neighbouring levels, so that a little more light changes little.
+            moved = np.convolve(counts - self._before[1], (0.25, 0.5, 0.25), "same")
+            histogram_change = float(np.abs(moved).sum()) / (2 * len(samples))
         self._before = samples, counts
         self.times_s.append(seconds)
         self.changes.append(change)
@@ -82,23 +87,23 @@ class CutFinder:
         for i in np.flatnonzero((changes >= FLOOR) & (histograms >= FLOOR_HISTOGRAM)):
             ratio = _stands_out(changes, i, 1.0) * _stands_out(histograms, i, 0.01)
             if ratio >= FLOOR_RATIO:
-                out.append(Candidate(self.times_s[i], float(changes[i]), float(histograms[i]), ratio))
+                times = self.times_s[i], self.times_s[i - 1]
+                out.append(Candidate(times[0], float(changes[i]), float(histograms[i]), ratio, times[1]))
         return out
 
 
 def cuts(found: Iterable[Candidate], config: ShotConfig) -> list[float]:
     """Times (seconds) of the first frame of every shot but the first."""
-    return [
-        c.seconds
-        for c in found
-        if c.change >= config.min_change and c.histogram >= config.min_histogram and c.ratio >= config.min_ratio
-    ]
+    return [c.seconds for c in found if is_cut(c, config)]
+
+
+def is_cut(c: Candidate, config: ShotConfig) -> bool:
+    return c.change >= config.min_change and c.histogram >= config.min_histogram and c.ratio >= config.min_ratio
 
 
 def signature(planes: list[np.ndarray]) -> np.ndarray:
-    """int16 (S,): samples of the luma plane and, where there are any, of the chroma planes."""
-    parts = [plane[_grid(plane.shape)].ravel() for plane in planes]
-    return np.concatenate(parts).astype(np.int16)
+    """uint8 (S,): samples of the luma plane and, where there are any, of the chroma planes."""
+    return np.concatenate([plane[_grid(plane.shape)].ravel() for plane in planes])
 
 
 @functools.lru_cache(maxsize=16)
@@ -114,10 +119,9 @@ def _bins(count: int) -> np.ndarray:
 
 
 def histogram(samples: np.ndarray) -> np.ndarray:
-    """float (B,): counts per plane and half of the picture, 32 levels each, softened over neighbouring levels."""
+    """int (B,): counts per plane and half of the picture, 32 levels each."""
     bins = _bins(len(samples))
-    counts = np.bincount((samples >> 3) + bins, minlength=int(bins[-1]) + 32)
-    return np.convolve(counts, (0.25, 0.5, 0.25), "same")
+    return np.bincount((samples >> 3) + bins, minlength=int(bins[-1]) + 32)
 
 
 def _stands_out(values: np.ndarray, i: int, least: float) -> float:

@@ -27,7 +27,8 @@ def text_area(grey: np.ndarray) -> float:
     for operation in (cv2.MORPH_TOPHAT, cv2.MORPH_BLACKHAT):  # light on dark, dark on light
         strokes = (cv2.morphologyEx(grey, operation, kernel) > STROKE_LEVELS).astype(np.uint8)
         lines = cv2.morphologyEx(strokes, cv2.MORPH_CLOSE, np.ones((1, 9), np.uint8))
-        _, _, boxes, _ = cv2.connectedComponentsWithStats(lines, connectivity=8)
+        # The algorithm is named because OpenCV's own choice takes three times as long, for the same boxes.
+        _, _, boxes, _ = cv2.connectedComponentsWithStatsWithAlgorithm(lines, 8, cv2.CV_32S, cv2.CCL_GRANA)
         x, y, w, h, area = boxes[1:].T
         shaped = (w >= 2.5 * h) & (h >= 5) & (h <= 0.15 * grey.shape[0]) & (w >= 12) & (area > 0.2 * w * h)
         found = boxes[1:][shaped]

