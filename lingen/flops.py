@@ -20,6 +20,18 @@ from lingen.tesa import axis_stretches
 MIXERS = ("ma_branch", "tesa", "self_attention")
 TEXT_TOKENS = 77
 """CLIP's context length."""
+PEAK_TFLOPS = {"H100 PCIe": 756, "H100": 989, "H200": 989, "A100": 312, "B200": 2250, "L40S": 362}
+"""Dense bfloat16, from the makers' data sheets; the first name that a device's name contains counts."""
+
+
+def peak_flops(device_name: str) -> float | None:
+    """Dense bfloat16 FLOPs a second that the device's maker states; None when it is not in the table."""
+    return next((1e12 * peak for name, peak in PEAK_TFLOPS.items() if name in device_name), None)
+
+
+def training_flops(config: DenoiserConfig, latent_shape: Sequence[int], text_tokens: int = TEXT_TOKENS) -> float:
+    """Forward and backward pass of one sample, 3 forward passes; recomputation is not counted (nor is it in MFU)."""
+    return 3 * sum(forward_flops(config, latent_shape, text_tokens).values())
 
 
 def forward_flops(

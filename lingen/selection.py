@@ -6,6 +6,7 @@ of a file, at every length and resolution, are on the same side in every stage, 
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Collection, Sequence
 from typing import Any
 
@@ -34,6 +35,9 @@ class PartOfBucket:
     def table(self):
         return self._whole.table.take(self._rows)
 
+    def column(self, name: str):
+        return self._whole.column(name).take(self._rows)
+
     def key(self, row: int) -> str:
         return self._whole.key(int(self._rows[row]))
 
@@ -52,6 +56,17 @@ class PartOfBucket:
 
     def metadata(self, row: int) -> dict[str, Any]:
         return self._whole.metadata(int(self._rows[row]))
+
+
+def licences(shards: ShardIndex) -> dict[str, int]:
+    """Licence -> number of samples, the most frequent first."""
+    import pyarrow.compute as pc
+
+    counts: Counter[str] = Counter()
+    for bucket in shards.buckets.values():
+        for entry in pc.value_counts(bucket.column("license")).to_pylist():
+            counts[entry["values"]] += entry["counts"]
+    return dict(counts.most_common())
 
 
 def select(

@@ -180,6 +180,10 @@ class BucketIndex:
     def __len__(self) -> int:
         return len(self._keys)
 
+    def column(self, name: str):
+        """One column of the latent index."""
+        return read_index(self._files.read_all(f"latents/{self.bucket.name}/{INDEX}"), [name])[0][name]
+
     @property
     def key_column(self):
         """All keys, in order, as an Arrow array."""

@@ -104,7 +104,8 @@ class Metrics:
             return
         with open(self._path, "a") as f:
             f.write(json.dumps({"step": step, **metrics}) + "\n")
-        print(f"step {step}: loss {metrics.get('loss', float('nan')):.4f}, {metrics['step_s']:.3g} s/step", flush=True)
+        shown = ("loss", "val/loss", "step_s")
+        print(f"step {step}: " + ", ".join(f"{n} {metrics[n]:.4g}" for n in shown if n in metrics), flush=True)
 
 
 def _with_values(config: FitConfig, settings: list[str]) -> FitConfig:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import dataclasses
 import logging
 import math
+import resource
 import time
 from collections.abc import Callable, Collection
 from pathlib import Path
@@ -24,6 +25,7 @@ from lingen.checkpoint import Checkpointer, Retention, checkpoints, step_of
 from lingen.denoiser import Denoiser, DenoiserConfig
 from lingen.ema import EMA
 from lingen.export import read_weights
+from lingen.flops import peak_flops, training_flops
 from lingen.flow import draw_noise_and_times, interpolate, per_sample_loss
 from lingen.guard import SKIPPED, Guard, GuardConfig, SkippedSteps
 from lingen.loader import LatentBatch, LatentLoader
@@ -216,7 +218,7 @@ def _fit(config, architecture, shards, output, init, hooks, clips, about, watchd
     if start == 0 and (before := validate(0)):
         hooks.log(0, before)
     loader = LatentLoader(train, plan, rank, world, start_step=start, stop_step=config.steps)
-    window = Window(device)
+    window = Window(architecture, config.precision, device)
     asked = clock = time.perf_counter()
     watchdog.at(start, "data")
     for batch in loader:
@@ -511,16 +513,18 @@ def _backward(
 class Window:
     """What is reported: sums over the steps since the last report, added up over ranks only then."""
 
-    def __init__(self, device: torch.device):
-        self._device = device
+    def __init__(self, architecture: DenoiserConfig, precision: str, device: torch.device):
+        self._architecture, self._device = architecture, device
+        known = device.type == "cuda" and precision == "bfloat16"
+        self._peak = peak_flops(torch.cuda.get_device_name(device)) if known else None
         self._reset()
 
     def _reset(self) -> None:
         # Rows: all, image, video, then quarters of t. Columns: sum of losses, number of samples.
         self._sums = torch.zeros(3 + NOISE_LEVELS, 2, dtype=torch.float64, device=self._device)
         self.seconds = {"data": 0.0, "total": 0.0, "checkpoint": 0.0}
-        self._steps = self._skipped = self._samples = self._cells = 0
-        self._norm = self._lr = 0.0
+        self._steps = self._skipped = self._samples = self._tokens = 0
+        self._norm = self._lr = self._flops = 0.0
         self._replaced = 0
 
     def add(self, loss_B: Tensor, t_B: Tensor, image: bool) -> None:
@@ -535,13 +539,18 @@ class Window:
         self._steps += 1
         self._skipped += skipped
         self._norm, self._lr = norm.item(), lr
-        self._samples += batch.latent_BCTHW.shape[0]
-        self._cells += batch.latent_BCTHW.shape[0] * math.prod(batch.latent_BCTHW.shape[2:])
+        count, shape = batch.latent_BCTHW.shape[0], tuple(batch.latent_BCTHW.shape[2:])
+        self._samples += count
+        self._tokens += count * math.prod(self._architecture.token_grid(shape))
+        if self._peak:
+            text = sum(mask.shape[1] for _, mask in batch.text)
+            self._flops += count * training_flops(self._architecture, shape, text)
         self._replaced += len(batch.replaced)
 
     def reduce(self) -> dict[str, float]:
         """Metrics over all ranks since the last call; called by every rank."""
-        counts = torch.tensor([self._samples, self._cells, self._replaced], dtype=torch.float64, device=self._device)
+        counts = [self._samples, self._tokens, self._replaced, self._flops]
+        counts = torch.tensor(counts, dtype=torch.float64, device=self._device)
         dist.all_reduce(self._sums)
         dist.all_reduce(counts)
         names = ["loss", "loss/image", "loss/video", *(f"loss/t{i}" for i in range(NOISE_LEVELS))]
@@ -551,14 +560,18 @@ class Window:
             "grad_norm": self._norm,
             "lr": self._lr,
             "samples_per_s": counts[0].item() / seconds,
-            "latent_cells_per_s": counts[1].item() / seconds,
+            "tokens_per_s": counts[1].item() / seconds,
             "step_s": self.seconds["total"] / self._steps,
             "data_wait_pct": 100 * self.seconds["data"] / seconds,
             "checkpoint_stall_pct": 100 * self.seconds["checkpoint"] / seconds,
             "skipped_steps": self._skipped,
             "replaced_samples": counts[2].item(),
         }
+        if self._peak:
+            metrics["mfu_pct"] = 100 * counts[3].item() / seconds / (self._peak * dist.get_world_size())
         if self._device.type == "cuda":
             metrics["memory_gb"] = torch.cuda.max_memory_allocated() / 2**30
+        else:
+            metrics["memory_gb"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20  # KiB on Linux
         self._reset()
         return metrics

@@ -112,9 +112,20 @@ class Run:
         self._last_step = step
         self._lines.append({"step": step, "time_ms": int(time.time() * 1000), "metrics": values})
 
+    def logged(self) -> Iterator[tuple[int, dict[str, float]]]:
+        """(step, metrics) of all that was logged, by earlier starts too."""
+        with open(self.folder / "metrics.jsonl", "rb") as f:
+            for line in f:
+                entry = json.loads(line)
+                yield entry["step"], entry["metrics"]
+
     def artifact(self, path: str | Path, folder: str = "") -> None:
         """Send a file; it must stay where it is until MLflow has it."""
         self._artifacts.append({"path": os.path.relpath(path, self.folder), "folder": folder})
+
+    def model(self, name: str, location: str | Path, alias: str) -> None:
+        """Enter a model into the registry: a new version of `name`, which `alias` then means."""
+        self._artifacts.append({"model": name, "location": str(location), "alias": alias})
 
     def video(self, name: str, step: int, frames: list[np.ndarray], fps: float) -> None:
         """Videos (uint8 (T, H, W, 3)) as playable mp4 files and one still grid; small ones are enlarged to be seen."""
@@ -182,8 +193,9 @@ class Run:
             client.log_batch(self.run_id, metrics=metrics)
             self._remember(lines_sent=self._lines.sent(count))
         while files := self._artifacts.unsent(1):
-            path = self.folder / files[0]["path"]
-            if path.is_file():
+            if "model" in files[0]:
+                register(client, self.uri, self.run_id, **files[0])
+            elif (path := self.folder / files[0]["path"]).is_file():
                 client.log_artifact(self.run_id, str(path), files[0]["folder"] or None)
             self._remember(artifacts_sent=self._artifacts.sent(1))
         if ended:
@@ -246,6 +258,27 @@ def catch_up(folder: str | Path, uri: str) -> bool:
     if state["ended"] and state["seen"] != state["ended"]:
         Run(folder, state["experiment"], state["name"], uri).close(state["ended"])
     return state["ended"] is not None
+
+
+def register(client, uri: str, run_id: str, model: str, location: str, alias: str) -> None:
+    """A version of a registered model that points to where it lies, and the alias that means it; said twice, done once.
+
+    A server takes no path of ours as a source: there the source is the run's folder `model`, and the tag `location`
+    says where the weights are. A registry that refuses is reported, and left alone.
+    """
+    from mlflow.exceptions import MlflowException
+
+    source = f"runs:/{run_id}/model" if uri.startswith("http") else location
+    try:
+        with contextlib.suppress(MlflowException):  # it exists
+            client.create_registered_model(model)
+        same = [v for v in client.search_model_versions(f"name='{model}'") if v.run_id == run_id]
+        version = same[0] if same else client.create_model_version(model, source, run_id, {"location": location})
+        client.set_registered_model_alias(model, alias, version.version)
+    except MlflowException as error:
+        if error.get_http_status_code() not in range(400, 500):
+            raise  # away: again later
+        log.warning("MLflow's registry refuses %s as %s@%s: %s", location, model, alias, error)
 
 
 def experiment_id(client, name: str, uri: str) -> str:

@@ -16,12 +16,21 @@ from data_prep.quality import decisions
 from lingen.buckets import Bucket
 from lingen.denoiser import Denoiser, DenoiserConfig
 from lingen.export import export_model, model_folder, read_about, whole_weights
-from lingen.manifest import OutputFolder, digest, file_digest, read_manifest, require_manifest, to_plain
+from lingen.manifest import (
+    OutputFolder,
+    digest,
+    file_digest,
+    read_json,
+    read_manifest,
+    require_manifest,
+    to_plain,
+    write_json,
+)
 from lingen.preemption import StopFile
 from lingen.presets import PRESETS
 from lingen.progress import Progress
 from lingen.sampler import SamplerConfig, sample
-from lingen.selection import select
+from lingen.selection import licences, select
 from lingen.shard_index import ShardIndex, samples_digest
 from lingen.tae import load_tae
 from lingen.text import TextEncoderConfig, build_text_encoder, pad_text
@@ -107,6 +116,7 @@ def train(config: TrainConfig) -> dict[str, Any]:
         "about": about,
         "tae": str(tae.resolve()),
         "clips": clips,
+        "first_start": first_start(folder.path / TRACKING),
         "run": {
             "experiment": experiment_name(f"lingen-{recipe.name}"),
             "name": stage.name,
@@ -267,6 +277,7 @@ def _params(config, recipe: Recipe, stage: TrainStage, architecture: DenoiserCon
             "data": {name: len(bucket) for name, bucket in train.buckets.items()},
             "tae": train.format.tae_digest,
             "text": train.text_format.names[0],
+            "licences": ", ".join(f"{name}: {count}" for name, count in licences(train).items()),
             "init": str(config.init),
             "workers": config.workers.count,
         }
@@ -291,7 +302,7 @@ def _worker(plan: dict) -> bool:
     run = Run(output / TRACKING, **plan["run"]) if rank == 0 else None
     hooks = Hooks(sample=Preview(plan, run), notice_together=DrainNotice())
     if run:
-        hooks = dataclasses.replace(hooks, log=run.metrics, notice=StopFile(output))
+        hooks = dataclasses.replace(hooks, log=Report(run, plan["first_start"]), notice=StopFile(output))
     try:
         model, ema, finished = fit(
             config.fit,
@@ -308,6 +319,7 @@ def _worker(plan: dict) -> bool:
             if rank == 0:
                 export_model(output / "model", raw, averaged, architecture, plan["about"], Path(plan["tae"]))
                 run.artifact(output / "model" / "config.json", "model")
+                run.model(plan["run"]["experiment"], output / "model", alias=stage.name)
     except BaseException:
         if run is not None:
             run.close("FAILED", timeout_s=5)
@@ -315,6 +327,38 @@ def _worker(plan: dict) -> bool:
     if run is not None:
         run.close("FINISHED" if finished else "KILLED")
     return finished
+
+
+def first_start(folder: Path) -> float:
+    """When the stage was started for the first time (seconds since 1970), however often since."""
+    path = folder / "first_start.json"
+    if not path.is_file():
+        write_json(path, time.time())
+    return read_json(path)
+
+
+class Report:
+    """Metrics on their way to MLflow, with the goodput: the share of the time since the first start, waiting to be
+    started again included, that went into steps that count. Steps that a restart did again count once, those that the
+    guard skipped never."""
+
+    def __init__(self, run: Run, first_start: float):
+        self._run, self._first_start = run, first_start
+        self._useful_s, self._step = 0.0, 0
+        for step, metrics in run.logged():
+            self._count(step, metrics)
+
+    def __call__(self, step: int, metrics: dict[str, float]) -> None:
+        self._count(step, metrics)
+        if "step_s" in metrics:
+            share = self._useful_s / max(time.time() - self._first_start, 1e-9)
+            metrics = metrics | {"goodput_pct": 100 * min(share, 1.0)}
+        self._run.metrics(step, metrics)
+
+    def _count(self, step: int, metrics: dict[str, float]) -> None:
+        if "step_s" in metrics and step > self._step:
+            self._useful_s += metrics["step_s"] * (step - self._step - metrics["skipped_steps"])
+            self._step = step
 
 
 class Preview:

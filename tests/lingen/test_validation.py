@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from lingen.ema import EMA
-from lingen.selection import select
+from lingen.selection import licences, select
 from lingen.shard_index import ShardIndex
 from lingen.validation import Validation
 
@@ -53,6 +53,10 @@ def test_a_part_reads_the_rows_it_names(shards):
     assert part.table["key"].to_pylist() == part.keys(range(48))
     with pytest.raises(KeyError):
         part.row(whole.key(0))
+
+
+def test_licences_are_counted_over_what_is_trained_on(shards):
+    assert licences(select(shards, 0.25)[0]) == {"CC-BY-4.0": 96}
 
 
 def test_a_reviewed_list_leaves_its_clips_but_never_those_held_out(shards):

@@ -120,3 +120,26 @@ def test_no_telemetry():
 
 def test_nested_settings_become_dotted_parameters():
     assert tracking.flatten({"fit": {"lr": 1, "a": {"b": 2}}, "x": 3}) == {"fit.lr": 1, "fit.a.b": 2, "x": 3}
+
+
+def test_a_model_enters_the_registry_once_and_its_alias_moves_with_the_next(tmp_path, store):
+    client = mlflow.MlflowClient(store)
+    for attempt in ("first", "second"):
+        run = tracking.Run(tmp_path / attempt, "exp", "stage", uri=store)
+        run.model("lingen-demo", tmp_path / attempt / "model", alias="t2v_1s")
+        run.model("lingen-demo", tmp_path / attempt / "model", alias="t2v_1s")  # as after a kill before it was noted
+        run.close()
+        version = client.get_model_version_by_alias("lingen-demo", "t2v_1s")
+        assert (version.run_id, version.source) == (run.run_id, str(tmp_path / attempt / "model"))
+    assert len(client.search_model_versions("name='lingen-demo'")) == 2
+
+
+def test_the_registry_entry_waits_for_an_absent_server_and_a_refusal_stops_nothing(tmp_path, store, caplog):
+    away = tracking.Run(tmp_path / "t", "exp", "stage", uri="http://127.0.0.1:9")
+    away.model("lingen-demo", tmp_path / "model", alias="v1")  # v1 is no alias: this one will be refused
+    away.model("lingen-demo", tmp_path / "model", alias="t2i")
+    away.close(timeout_s=1)
+    assert tracking.catch_up(tmp_path / "t", store)
+    assert "refuses" in caplog.text
+    assert "lingen-demo@v1" in caplog.text
+    assert mlflow.MlflowClient(store).get_model_version_by_alias("lingen-demo", "t2i").source == str(tmp_path / "model")

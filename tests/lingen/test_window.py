@@ -1,0 +1,49 @@
+"""What is reported between two logs: tokens, MFU, memory."""
+
+import types
+
+import pytest
+import torch
+import torch.distributed as dist
+
+from lingen.flops import forward_flops, peak_flops
+from lingen.presets import PRESETS
+from lingen.training import Window
+
+
+@pytest.fixture
+def one_process():
+    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+    yield
+    dist.destroy_process_group()
+
+
+def batch_of(count, T, H, W):
+    mask = torch.ones(count, 77, dtype=torch.bool)
+    return types.SimpleNamespace(latent_BCTHW=torch.zeros(count, 16, T, H, W), text=[(None, mask)], replaced={})
+
+
+def test_tokens_and_mfu_are_those_of_the_batches(one_process):
+    window = Window(PRESETS["tiny"], "bfloat16", torch.device("cpu"))
+    steps = [batch_of(3, 2, 8, 8), batch_of(1, 4, 6, 10)]
+    for known in (False, True):
+        window._peak = 1e9 if known else None
+        for batch in steps:
+            window.end_of_step(torch.tensor(1.0), 1e-3, False, batch)
+        window.seconds["total"] = 4.0
+        metrics = window.reduce()
+        assert metrics["tokens_per_s"] == (3 * 2 * 16 + 4 * 15) / 4
+        assert metrics["memory_gb"] > 0.05
+        assert ("mfu_pct" in metrics) == known, "without the device's peak there is none"
+    spent = 3 * (3 * _forward((2, 8, 8)) + _forward((4, 6, 10)))
+    assert metrics["mfu_pct"] == pytest.approx(100 * spent / 4.0 / 1e9)
+
+
+def _forward(shape):
+    return sum(forward_flops(PRESETS["tiny"], shape, 77).values())
+
+
+def test_peaks_are_found_by_the_devices_own_names():
+    assert peak_flops("NVIDIA H100 80GB HBM3") == 989e12
+    assert peak_flops("NVIDIA H100 PCIe") == 756e12
+    assert peak_flops("Radeon") is None

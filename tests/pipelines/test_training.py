@@ -1,0 +1,59 @@
+"""Goodput over restarts; what a stage is told before it starts."""
+
+import pytest
+
+from pipelines import tracking, training
+from pipelines.recipes import find_stage
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    """Time that stands still until it is moved: clock.now."""
+
+    class Clock:
+        now = 1000.0
+
+    monkeypatch.setattr(training.time, "time", lambda: Clock.now)
+    return Clock
+
+
+def test_goodput_counts_every_step_once_over_restarts_and_the_time_between_them(tmp_path, clock):
+    store = f"sqlite:///{tmp_path / 'mlflow.db'}"
+    first = training.first_start(tmp_path / "t")
+
+    def start(steps):
+        run = tracking.Run(tmp_path / "t", "exp", "stage", uri=store)
+        report = training.Report(run, training.first_start(tmp_path / "t"))
+        for step in steps:
+            clock.now += 20
+            report(step, {"loss": 1.0, "step_s": 1.0, "skipped_steps": 2 if step == 30 else 0})
+            report(step + 1, {"val/loss": 1.0})
+        found = {s: m["goodput_pct"] for s, m in run.logged() if "goodput_pct" in m}
+        run.close()
+        return found
+
+    assert start([10, 20]) == {10: 50.0, 20: 50.0}
+    clock.now += 60  # away
+    assert training.first_start(tmp_path / "t") == first
+    # 20 is done again and is no new point; 100 s after the first start 28 steps of 30 counted (two were skipped).
+    again = start([20, 30])
+    assert again == {10: 50.0, 20: 50.0, 30: pytest.approx(100 * 28 / 140)}
+
+
+def test_tuning_needs_a_reviewed_list_that_keeps_something(tmp_path):
+    tuning, other = find_stage("demo_tune_96p_4s")[1], find_stage("demo_t2i_64p")[1]
+    assert training.reviewed_clips(other, None) is None
+    path = tmp_path / "quality.csv"
+    for text, named in (
+        (None, "is no file"),
+        ("a,b\n", "needs the columns"),
+        ("clip_id,keep\nx,no\n", "keeps no clip"),
+    ):
+        if text:
+            path.write_text(text)
+        with pytest.raises(ValueError, match=f"--quality: .*{named}"):
+            training.reviewed_clips(tuning, path)
+    with pytest.raises(ValueError, match="--quality: stage demo_tune_96p_4s trains on a reviewed set"):
+        training.reviewed_clips(tuning, None)
+    path.write_text("clip_id,keep\nx,yes\ny,no\n")
+    assert training.reviewed_clips(tuning, path) == ["x"]
