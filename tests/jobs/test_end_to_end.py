@@ -18,6 +18,7 @@ pytestmark = pytest.mark.e2e
 ROOT = Path(__file__).parents[2]
 VIDEOS = ["sam2_02_cups.mp4", "media_bear-vp9.webm", "bgslibrary_video02.avi", "learning-area_rabbit320.mp4"]
 PHOTOS = ["scikit-image_chelsea.png", "test_data_owl.jpg", "interactive-examples_ice-cream.jpg"]
+MIDDLES = [f"{kind}/t{i}" for kind in ("loss", "val") for i in (1, 2)]  # the docs name the first and the last
 ODD = ["streamio-ffmpeg_broken.mp4", "moviepy_result.webm"]
 
 
@@ -134,6 +135,10 @@ def test_training_survives_kill_9_and_ends_in_a_video(out, latents, image_stage)
     run(*command)
     lines = [json.loads(line) for line in (out / "t2v" / "tracking" / "metrics.jsonl").read_text().splitlines()]
     assert [line["step"] for line in lines if "loss" in line["metrics"]] == list(range(1, 41)), "every step once"
+    logged = set().union(*(line["metrics"] for line in lines))
+    described = (ROOT / "docs" / "training.md").read_text()
+    assert len(logged) <= 40
+    assert not [name for name in logged if f"`{name}`" not in described and name not in MIDDLES]
     assert lines[-1]["metrics"]["loss"] < lines[1]["metrics"]["loss"] * 1.5
     run("train", *command[1:])  # finished: nothing to do
 
