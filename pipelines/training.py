@@ -39,7 +39,7 @@ from lingen.video import decoded_frames
 from pipelines.cli import Preempted
 from pipelines.ray_train import TRACKING, DrainNotice, WorkerConfig, absolute_paths, prepare_worker, run_workers
 from pipelines.recipes import Recipe, TrainStage, find_stage
-from pipelines.tracking import Run, catch_up, experiment_name, flatten, git_state, store_beside
+from pipelines.tracking import Run, catch_up, dataset, experiment_name, flatten, git_state, store_beside
 
 log = logging.getLogger(__name__)
 
@@ -123,6 +123,9 @@ def train(config: TrainConfig) -> dict[str, Any]:
             "uri": config.mlflow or store_beside(config.output),
             "params": _params(config, recipe, stage, architecture, train),
             "tags": {"stage": stage.name, "recipe": recipe.name, **git_state()},
+            "datasets": [
+                dataset(config.shards.name, str(config.shards), inputs["shards"], "training", {"samples": len(train)})
+            ],
             "parent": os.environ.get("LINGEN_PARENT_RUN"),
         },
     }
