@@ -7,6 +7,7 @@ tried again up to a budget, then set aside; what is wrong with the file itself i
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import itertools
 import logging
@@ -230,7 +231,8 @@ class Examiner:
 
         self.config, self.decode, self.done, self.tried = config, decode, ray.get(done), tried
         self.child = Isolated(decode.memory_gb)
-        self.child.call(stamp, "", timeout_s=600)  # it starts, and imports what it needs
+        with contextlib.suppress(MediaError):  # no such file; but the child has started and imported all it needs
+            self.child.call(examine, "", config, timeout_s=600)
 
     def __call__(self, batch: pa.Table) -> pa.Table:
         rows = []

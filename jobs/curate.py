@@ -15,6 +15,7 @@ def run(config: CurateConfig) -> None:
     elif config.what_if:
         choices = [(c.rule, c.threshold, "<" if c.configured else "", c.clips, c.hours) for c in what_if(config)]
         print(cli.table(choices, header=("threshold", "value", "now", "clips", "hours")))
+        print("\nclips that pass all thresholds, with one of them changed; captions and doubles are decided after that")
     else:
         summary = curate(config)
         print(cli.table(summary.rows(), header=("curation", "")))
