@@ -41,21 +41,15 @@ class CheckpointFailed(RuntimeError):
 
 @dataclasses.dataclass(frozen=True)
 class Retention:
-    """Which checkpoints stay: the newest `last`, every multiple of `every` steps (0: none) for good, and the newest
-    multiple of `regular` steps (0: none), which a rewind goes back to."""
+    """Which checkpoints stay: the newest one, the newest `last` of the regular ones (those that a rewind may go back
+    to), and for good those at multiples of `every` steps (0: none)."""
 
     last: int = 2
     every: int = 0
-    regular: int = 0
 
-    def keeps(self, steps: list[int]) -> set[int]:
+    def keeps(self, steps: list[int], regular: list[int]) -> set[int]:
         """Those of `steps` (ascending) that stay."""
-        kept = set(steps[-self.last :])
-        if self.every:
-            kept |= {s for s in steps if s % self.every == 0}
-        if self.regular:
-            kept |= set([s for s in steps if s % self.regular == 0][-1:])
-        return kept
+        return {*steps[-1:], *regular[-self.last :], *(s for s in steps if self.every and s % self.every == 0)}
 
 
 def checkpoint_path(folder: Path, step: int) -> Path:
@@ -69,6 +63,11 @@ def step_of(path: Path) -> int:
 def checkpoints(folder: Path) -> list[Path]:
     """Finished checkpoints, oldest first."""
     return sorted(p for p in folder.glob("step_*") if (p / META).is_file())
+
+
+def regular_steps(folder: Path) -> list[int]:
+    """Steps of the finished checkpoints that were due, not asked for by a notice; oldest first."""
+    return [step_of(path) for path in checkpoints(folder) if read_json(path / META)["regular"]]
 
 
 class Checkpointer:
@@ -110,7 +109,7 @@ class Checkpointer:
         """Whether this rank knows that the save in flight has failed; `wait` then raises."""
         return self._saving is not None and self._saving.done() and self._saving.exception() is not None
 
-    def save(self, step: int, meta: dict[str, Any]) -> None:
+    def save(self, step: int, meta: dict[str, Any], regular: bool = True) -> None:
         """Start saving all that training needs to go on after `step` updates; `meta` must be JSON-able.
 
         Returns once the state is copied, so training may change it. Waits first for the save before this one.
@@ -120,7 +119,8 @@ class Checkpointer:
         """
         self.wait()
         state = self._state() | {"rng": {_rank_name(): rng_state()}}
-        meta = {**meta, "step": step, "ema_updates": self._ema.updates, "world": dist.get_world_size()}
+        meta = {**meta, "step": step, "regular": regular, "world": dist.get_world_size()}
+        meta["ema_updates"] = self._ema.updates
         self._step = step
         self._saving = _in_thread(self._write, self._stager.stage(state), step, meta)
 
@@ -199,7 +199,7 @@ class Checkpointer:
         shutil.rmtree(final, ignore_errors=True)  # the same step again, after a fall-back to an older one
         self._partial(step).rename(final)
         found = {step_of(path): path for path in checkpoints(self.folder)}
-        for old in found.keys() - self._retention.keeps(list(found)):
+        for old in found.keys() - self._retention.keeps(list(found), regular_steps(self.folder)):
             shutil.rmtree(found[old], ignore_errors=True)
 
     def _partial(self, step: int) -> Path:

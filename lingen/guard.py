@@ -73,6 +73,11 @@ class Guard:
         return self.skips >= self.config.max_skips
 
     @property
+    def calm(self) -> bool:
+        """Whether the last update was accepted; otherwise the weights are suspect, and no place to rewind to."""
+        return self.skips == 0 and self.rewound_to is None
+
+    @property
     def may_rewind(self) -> bool:
         return self.rewinds < self.config.max_rewinds
 

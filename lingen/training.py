@@ -21,7 +21,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from lingen.checkpoint import Checkpointer, Retention, checkpoints, step_of
+from lingen.checkpoint import Checkpointer, Retention, regular_steps, step_of
 from lingen.denoiser import Denoiser, DenoiserConfig
 from lingen.ema import EMA
 from lingen.export import read_weights
@@ -93,7 +93,7 @@ class FitConfig:
     checkpoint_every: int = 1000
     """steps between checkpoints; one is saved at the end in any case"""
     keep_checkpoints: int = 2
-    """how many of the newest stay"""
+    """how many of the newest stay, beside one that a notice to stop asked for"""
     keep_every: int = 0
     """checkpoints at multiples of this many steps stay for good; 0: none do"""
     log_every: int = 10
@@ -201,7 +201,7 @@ def _fit(config, architecture, shards, output, init, hooks, clips, about, watchd
     check_kernels(config, architecture, shards, device)
     model, ema = _build(config, architecture, init, device)
     optimizer = torch.optim.AdamW(parameter_groups(model, config.weight_decay), lr=config.lr, betas=(0.9, config.beta2))
-    retention = Retention(config.keep_checkpoints, config.keep_every, regular=config.checkpoint_every)
+    retention = Retention(config.keep_checkpoints, config.keep_every)
     checkpointer = Checkpointer(output / "checkpoints", model, ema, optimizer, retention, config.hang_timeout)
     lockstep = Lockstep(config.hang_timeout)
     skips = Skips(config.guard, output, checkpointer, lockstep)
@@ -254,7 +254,7 @@ def _fit(config, architecture, shards, output, init, hooks, clips, about, watchd
             _saved(checkpointer, hooks)
         if skips.guard.wants_rewind:
             _saved(checkpointer, hooks)
-            skips.rewind(config.checkpoint_every, step)
+            skips.rewind(step)
         if ask:
             asked = time.perf_counter()
             notice = max(notice, hooks.notice_together())
@@ -272,14 +272,12 @@ def _fit(config, architecture, shards, output, init, hooks, clips, about, watchd
                 hooks.sample(done, model)
         hooks.lap("sample")
         watchdog.at(step, "checkpoint")
-        # While updates are skipped the weights are suspect: no regular checkpoint of them.
-        regular = done % config.checkpoint_every == 0 and skips.guard.skips == 0
+        regular = done % config.checkpoint_every == 0 and skips.guard.calm
         if last or regular or notice:
             began = time.perf_counter()
             _saved(checkpointer, hooks)
-            checkpointer.save(
-                done, {"identity": identity, "guard": skips.guard.state(), "fit": to_plain(config), "about": about}
-            )
+            meta = {"identity": identity, "guard": skips.guard.state(), "fit": to_plain(config), "about": about}
+            checkpointer.save(done, meta, regular)
             if last or notice == Notice.STOP:
                 _saved(checkpointer, hooks)
             window.seconds["checkpoint"] += time.perf_counter() - began
@@ -340,15 +338,14 @@ class Skips:
             self._file.add(entry)
             log.warning("step %d is skipped: %s; samples: %s", batch.step, reason, _suspects([entry]))
 
-    def rewind(self, checkpoint_every: int, step: int) -> None:
+    def rewind(self, step: int) -> None:
         """Take the weights back to the newest regular checkpoint, or the one before it after a rewind without effect.
 
         Raises:
             FloatingPointError: there is none, or there were rewinds enough; names samples.
         """
-        folder, before = self._checkpointer.folder, self.guard.rewound_to
-        found = [s for s in map(step_of, checkpoints(folder)) if s % checkpoint_every == 0]
-        found = [s for s in found if before is None or s < before]
+        before = self.guard.rewound_to
+        found = [s for s in regular_steps(self._checkpointer.folder) if before is None or s < before]
         if not found or not self.guard.may_rewind:
             tried = f"after {self.guard.rewinds} rewinds" if self.guard.rewinds else "and no checkpoint to rewind to"
             raise FloatingPointError(
@@ -356,13 +353,14 @@ class Skips:
                 f"({self._row[-1]['reason']}). Look at these samples: {_suspects(self._row)} "
                 f"(all are in {self._output / SKIPPED}); or lower fit.lr, or raise fit.guard.spike_factor"
             )
-        state, rewinds = self._checkpointer.load(found[-1])["guard"], self.guard.skips
+        skips = self.guard.skips
+        state = self._checkpointer.load(found[-1])["guard"]
         self.guard.rewound(state, found[-1])
         if dist.get_rank() == 0:
             self._file.add({"event": "rewind", "step": step, "to_checkpoint": found[-1]})
             log.warning(
                 "%d updates in a row were skipped: weights are those of step %d again, the plan goes on after step %d",
-                rewinds, found[-1], step,
+                skips, found[-1], step,
             )  # fmt: skip
 
 
