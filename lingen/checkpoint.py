@@ -215,13 +215,18 @@ class Checkpointer:
             rank, (cause, _) = next(iter(error.failures.items()))
             reason = f"{type(cause).__name__} on rank {rank}: {cause}"
         free = shutil.disk_usage(self.folder).free
-        found = checkpoints(self.folder)
-        size = f", a checkpoint takes {_megabytes(_size(found[-1]))}" if found else ""
-        kept = f"the checkpoint of step {step_of(found[-1])} is intact, the same command goes on from it"
+        size = 4 * sum(p.numel() * p.element_size() for p in self._model.parameters())  # weights, EMA, two moments
+        room = f"{_mebibytes(free)} are free there, a checkpoint takes about {_mebibytes(size)}"
+        room = f"the disk is full: {room}. Make room, or keep fewer (fit.keep_checkpoints)" if free < size else room
+        before = checkpoints(self.folder)
         return (
             f"the checkpoint of step {self._step} could not be written to {self.folder} ({' '.join(reason.split())}); "
-            f"{_megabytes(free)} are free there{size}. Make room, or keep fewer (fit.keep_checkpoints, "
-            f"fit.keep_every); {kept if found else 'there is no earlier one, the same command starts anew'}"
+            f"{room}. "
+            + (
+                f"The checkpoint of step {step_of(before[-1])} is intact, the same command goes on from it"
+                if before
+                else "There is no earlier checkpoint, the same command starts anew"
+            )
         )
 
 
@@ -243,9 +248,5 @@ def _rank_name() -> str:
     return f"rank{dist.get_rank()}"
 
 
-def _size(folder: Path) -> int:
-    return sum(p.stat().st_size for p in folder.rglob("*") if p.is_file())
-
-
-def _megabytes(count: int) -> str:
+def _mebibytes(count: int) -> str:
     return f"{count / 2**20:,.1f} MiB"

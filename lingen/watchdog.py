@@ -47,7 +47,7 @@ class Watchdog:
         self._rank, self._world = dist.get_rank(), dist.get_world_size()
         self._watched = threading.get_ident()
         self._now = (0, "start", time.monotonic())
-        self._reported = False
+        self._reported: tuple | None = None  # what the file says
         self._end = threading.Event()
         self._thread = threading.Thread(target=self._watch, name="watchdog", daemon=True)
 
@@ -69,6 +69,8 @@ class Watchdog:
     def at(self, step: int, phase: str) -> None:
         """Say where the training thread is; called whenever it gets on."""
         self._now = (step, phase, time.monotonic())
+        if self._reported:  # it was only slow
+            self._forget()
 
     def explain(self) -> str:
         """Who is behind, from what the ranks wrote."""
@@ -92,8 +94,6 @@ class Watchdog:
     def _watch(self) -> None:
         while not self._end.wait(min(self._timeout / 10, 5.0)):
             if self._age() < self._timeout / 2:
-                if self._reported:  # it was only slow
-                    self._forget()
                 continue
             self._report()
             if self._age() >= self._timeout:
@@ -106,20 +106,21 @@ class Watchdog:
         return time.monotonic() - self._now[2]
 
     def _report(self) -> None:
-        if self._reported:
+        now = self._now
+        if self._reported == now:
             return
-        step, phase, _ = self._now
+        step, phase, _ = now
         stack = traceback.extract_stack(sys._current_frames()[self._watched])
         where = f"{stack[-1].filename}:{stack[-1].lineno} ({stack[-1].name})"
         write_json(
             self._folder / f"rank{self._rank}.json",
             {"step": step, "phase": phase, "where": where, "pid": os.getpid(), "stack": traceback.format_list(stack)},
         )
-        self._reported = True
+        self._reported = now
 
     def _forget(self) -> None:
         (self._folder / f"rank{self._rank}.json").unlink(missing_ok=True)
-        self._reported = False
+        self._reported = None
 
     def _reports(self) -> dict[int, dict]:
         paths = {r: self._folder / f"rank{r}.json" for r in range(self._world)}

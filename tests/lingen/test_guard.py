@@ -123,7 +123,7 @@ def test_poisonous_steps_are_skipped_recorded_and_change_nothing(train):
     assert torch.isfinite(weights).all()
     assert [(e["event"], e["step"]) for e in events(output)] == [("skip", 6), ("skip", 9)]
     first, second = (e["samples"] for e in events(output))
-    assert [s["loss"] for s in first][0] == "nan"
+    assert first[0]["loss"] == "nan"
     assert second[0]["loss"] > 1000 > second[1]["loss"], "both samples of the batch, with their own losses"
     assert all(math.isfinite(loss) for loss in curve.values())
 
