@@ -61,23 +61,23 @@ def write_ours(folder: Path, name: str, count: int, per_shard: int) -> None:
         shard = f"{first // per_shard:06d}.tar"
         with (
             shards.ShardWriter(folder / "latents" / name / shard) as latents,
-            shards.ShardWriter(folder / "text" / name / shard) as texts,
+            shards.ShardWriter(folder / "text" / "random" / name / shard) as texts,
         ):
             for _ in range(min(per_shard, count - first)):
                 key, latent, text = next(stream)
                 source = shards.Provenance(clip_id=key, caption=f"caption {key}", **about)
                 a = latents.add(key, shards.LATENT, shards.pack_latent(latent, "float16"))
                 b = latents.add(key, shards.METADATA, shards.pack_metadata(source, "0" * 16))
-                c = texts.add(key, shards.TEXT, shards.pack_text([text], "float16"))
+                c = texts.add(key, shards.TEXT, shards.pack_text(text, "float16"))
                 facts = {"key": key, "shard": shard, "clip_id": key, "license": "", "source": "", "seconds": 1.0}
                 facts |= {"shape": list(latent.shape), "canary_psnr": None}
                 rows.append(facts | a.columns() | b.columns("metadata_"))
-                text_rows.append({"key": key, "shard": shard, "lengths": [len(text)]} | c.columns())
+                text_rows.append({"key": key, "shard": shard, "length": len(text)} | c.columns())
     unit = {"scale": [1.0] * 16, "shift": [0.0] * 16}
     form = LatentFormat(bucket=name, resolution=64, fps=16.0, dtype="float16", tae_digest="0" * 16, **unit)
     write_index(folder / "latents" / name / INDEX, rows, form)
-    text_form = TextFormat(bucket=name, dtype="float16", names=["random"], digests=["0"], dims=[WIDTH])
-    write_index(folder / "text" / name / INDEX, text_rows, text_form)
+    text_form = TextFormat(bucket=name, dtype="float16", name="random", model="random", digest="0", dim=WIDTH)
+    write_index(folder / "text" / "random" / name / INDEX, text_rows, text_form)
 
 
 def write_streaming(folder: Path, name: str, count: int) -> None:
@@ -119,11 +119,11 @@ def read_webdataset(folder: Path, name: str, parallel: int, start: int):
 
     def pairs():
         trees = []
-        for tree in ("latents", "text"):
+        for tree in ("latents", "text/random"):
             urls = sorted(str(p) for p in (folder / "ours" / tree / name).glob("*.tar"))
             trees.append(webdataset.WebDataset(urls, shardshuffle=False, nodesplitter=None).repeat())
         for a, b in zip(*trees):
-            yield load(a["latent.safetensors"])["latent"], load(b["text.safetensors"])["0"]
+            yield load(a["latent.safetensors"])["latent"], load(b["text.safetensors"])["text"]
 
     class Pairs(torch.utils.data.IterableDataset):
         def __iter__(self):

@@ -3,7 +3,7 @@
 1. Windows and shards are planned from clips.parquet (data_prep/windows.py): the same input, the same plan.
 2. Actors with the TAE write the missing latent shards (data_prep/latent_shards.py), each published by a rename.
 3. The latent indexes are merged from the shards' parts.
-4. Actors with the text encoders write text shards from the latent shards' captions, and their indexes are merged.
+4. Per text encoder, actors write its text shards from the latent shards' captions, and their indexes are merged.
 5. manifest.json is written last. Killed at any point, the same command goes on with the missing shards.
 """
 
@@ -20,7 +20,7 @@ from data_prep.encode_summary import BucketSummary, EncodeSummary, canary_alarms
 from data_prep.latent_shards import LatentSettings, LatentWorker
 from data_prep.shard_parts import is_done, read_part, remove_parts
 from data_prep.shard_pool import WorkerConfig, pool_size, run_shards, torch_threads
-from data_prep.text_shards import write_text
+from data_prep.text_shards import Encoders, write_text
 from data_prep.windows import ShardPlan, plan_shards, plan_windows
 from lingen.manifest import OutputFolder, file_digest, require_manifest, to_plain
 from lingen.progress import Progress
@@ -28,7 +28,7 @@ from lingen.shard_index import INDEX, LatentFormat, write_index
 from lingen.stages import ALL_STAGES
 from lingen.tae import load_tae, save_tae
 from lingen.tae_tiling import TilingConfig
-from lingen.text import TextEncoderConfig, build_text_encoder
+from lingen.text import TextEncoderConfig, build_text_encoder, parse_text_encoders
 
 CLIPS = "clips.parquet"
 COLUMNS = ["clip_id", "uri", "content_hash", "media_type", "start_s", "end_s", "width", "height"]
@@ -63,8 +63,9 @@ class EncodeConfig:
     """A clip long enough for the longest length gives samples of every shorter one too."""
     max_upscale: float = 1.25
     """Leave out clips that would have to be enlarged more than this."""
-    text: TextEncoderConfig = dataclasses.field(default_factory=TextEncoderConfig)
-    """Text encoder for the captions."""
+    text: Encoders = ("ViT-B-32",)
+    """Text encoders for the captions. ENCODER is [NAME=]MODEL[,OPTION=VALUE ...]: lingen-tiny, or
+    clip=ViT-L-14,pretrained=WEIGHTS byt5=google/byt5-small,family=t5. Options: pretrained, family, max_tokens, seed."""
     dtype: Literal["float16", "bfloat16", "float32"] = "float16"
     """Stored type of latents and text embeddings."""
     shard_mb: float = 256.0
@@ -87,6 +88,7 @@ class EncodeConfig:
     """Replace a folder that was made with other settings."""
 
     def __post_init__(self):
+        parse_text_encoders(self.text)
         for name in self.stages:
             if name not in ALL_STAGES:
                 raise ValueError(f"--stages: {name!r} is unknown; use {', '.join(ALL_STAGES)}")
@@ -124,9 +126,9 @@ def encode(config: EncodeConfig) -> EncodeSummary:
     started = time.time()
     require_manifest(config.curated, "curate", "--curated")
     clips = read_clips(Path(config.curated, CLIPS))
-    tae, encoder = load_tae(config.tae), build_text_encoder(config.text)
+    tae, encoders = load_tae(config.tae), parse_text_encoders(config.text)
     plans, unused, leftover_s = plan(config, clips, tae.config.latent_channels)
-    inputs = {"curated": file_digest(Path(config.curated, CLIPS)), "tae": tae.digest, "text": encoder.digest}
+    inputs = {"curated": file_digest(Path(config.curated, CLIPS)), "tae": tae.digest, "text": text_digests(encoders)}
     folder = OutputFolder.open(config.output, "encode", config.content(), inputs, overwrite=config.overwrite)
     if folder.finished:
         return EncodeSummary.of_folder(folder.path)
@@ -143,7 +145,8 @@ def encode(config: EncodeConfig) -> EncodeSummary:
         raise ValueError(
             f"--curated: not one sample could be made of {len(clips)} clips; see {folder.path}/errors.parquet"
         )
-    write_text(folder.path, [b.name for b in buckets], config.text, config.dtype, config.workers)
+    for name, encoder in encoders.items():
+        write_text(folder.path, [b.name for b in buckets], name, encoder, config.dtype, config.workers)
     summary = EncodeSummary(
         buckets=buckets,
         errors=dict(Counter(e["reason"] for e in errors)),
@@ -157,9 +160,14 @@ def encode(config: EncodeConfig) -> EncodeSummary:
     return summary
 
 
+def text_digests(encoders: dict[str, TextEncoderConfig]) -> dict[str, str]:
+    """Name -> digest; each encoder is built for it, one after the other. ValueError when one cannot be."""
+    return {name: build_text_encoder(encoder).digest for name, encoder in encoders.items()}
+
+
 def index_digests(output: Path) -> dict[str, str]:
     """Relative path of every index -> digest; through the checksums in it, of every sample."""
-    return {str(p.relative_to(output)): file_digest(p) for p in sorted(output.glob(f"*/*/{INDEX}"))}
+    return {str(p.relative_to(output)): file_digest(p) for p in sorted(output.rglob(INDEX))}
 
 
 def read_clips(path: Path) -> list[dict]:
@@ -260,5 +268,5 @@ def _write_errors(output: Path, errors: list[dict]) -> None:
 def _remove_partial_files(output: Path) -> None:
     """What a killed run was writing."""
     for tree in ("latents", "text"):
-        for path in Path(output, tree).glob("*/.*.tar.*"):
+        for path in Path(output, tree).rglob(".*.tar.*"):
             path.unlink(missing_ok=True)

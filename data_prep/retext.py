@@ -1,4 +1,4 @@
-"""The same latents with other text embeddings: a new folder that shares the latent tars (hard links where possible)."""
+"""The same latents with other text encoders: a new folder that shares what stays (hard links where possible)."""
 
 from __future__ import annotations
 
@@ -9,50 +9,73 @@ import time
 from pathlib import Path
 
 from data_prep.cluster import connect
-from data_prep.encode import index_digests
+from data_prep.encode import index_digests, text_digests
 from data_prep.shard_parts import remove_parts
 from data_prep.shard_pool import WorkerConfig, pool_size
-from data_prep.text_shards import write_text
-from lingen.manifest import OutputFolder, digest, require_manifest, to_plain
-from lingen.text import TextEncoderConfig, build_text_encoder
+from data_prep.text_shards import Encoders, text_tree, write_text
+from lingen.manifest import OutputFolder, digest, require_manifest
+from lingen.shard_index import ShardIndex
+from lingen.text import parse_text_encoders
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class RetextConfig:
-    """Embed the captions of encoded shards again, with another text encoder."""
+    """Give encoded shards other text encoders; the latents, and the text of encoders that stay, are shared."""
 
     shards: Path
     """Folder of jobs/encode.py whose latents are taken over."""
     output: Path
     """Folder for the same latents with the new text."""
-    text: TextEncoderConfig = dataclasses.field(default_factory=TextEncoderConfig)
-    """The new text encoder."""
+    text: Encoders
+    """All text encoders that the new folder shall have, written as for jobs/encode.py. The text of those that are
+    in --shards under the same name and with the same weights is taken over; the others embed the captions."""
     workers: WorkerConfig = dataclasses.field(default_factory=WorkerConfig)
     """The encoding workers."""
     overwrite: bool = False
     """Replace a folder that was made with other settings."""
 
+    def __post_init__(self):
+        parse_text_encoders(self.text)
 
-def retext(config: RetextConfig) -> dict:
-    """Run the job; returns the manifest, which reads as one of jobs/encode.py with the new text settings."""
+
+@dataclasses.dataclass(frozen=True)
+class Retexted:
+    """What was done: samples, and the names of the encoders that embedded anew and of those taken over."""
+
+    samples: int
+    embedded: list[str]
+    shared: list[str]
+
+
+def retext(config: RetextConfig) -> Retexted:
+    """Run the job; the manifest reads as one of jobs/encode.py with the new text settings.
+
+    Raises:
+        ValueError: bad configuration, before any work.
+    """
     started = time.time()
     source = require_manifest(config.shards, "encode", "--shards")
-    encoder = build_text_encoder(config.text)
+    before = ShardIndex.open(config.shards)
+    encoders = parse_text_encoders(config.text)
+    digests = text_digests(encoders)
     latents = {name: value for name, value in source["outputs"].items() if name.startswith("latents/")}
-    content = source["config"] | {"text": to_plain(config.text)}
-    inputs = {"latents": digest(latents), "text": encoder.digest}
+    content = source["config"] | {"text": config.text}
+    inputs = {"latents": digest(latents), "text": digests}
     folder = OutputFolder.open(config.output, "encode", content, inputs, overwrite=config.overwrite)
-    if not folder.finished:
-        for tree in ("latents", "tae"):
-            share(Path(config.shards, tree), folder.path / tree)
-        connect()
-        pool_size(config.workers)
-        buckets = sorted(p.name for p in Path(folder.path, "latents").iterdir())
-        write_text(folder.path, buckets, config.text, content["dtype"], config.workers)
-        summary = source["outputs"]["summary"] | {"seconds": time.time() - started}
-        folder.publish(index_digests(folder.path) | {"summary": summary}, started)
-        remove_parts(folder.path)
-    return require_manifest(config.output, "encode", "--output")
+    shared = [form.name for form in before.text_format if digests.get(form.name) == form.digest]
+    done = Retexted(len(before), [name for name in encoders if name not in shared], shared)
+    if folder.finished:
+        return done
+    for tree in ("latents", "tae", *map(text_tree, shared)):
+        share(Path(config.shards, tree), folder.path / tree)
+    connect()
+    pool_size(config.workers)
+    for name in done.embedded:
+        write_text(folder.path, list(before.buckets), name, encoders[name], content["dtype"], config.workers)
+    summary = source["outputs"]["summary"] | {"seconds": time.time() - started}
+    folder.publish(index_digests(folder.path) | {"summary": summary}, started)
+    remove_parts(folder.path)
+    return done
 
 
 def share(source: Path, target: Path) -> None:

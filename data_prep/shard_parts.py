@@ -1,7 +1,7 @@
 """Parts: one small JSON file per finished shard, with its index rows. They are what a killed job goes on from.
 
-OUTPUT/parts/TREE/BUCKET/000000.json (TREE is latents or text), written after its tar; all of them are merged into
-index.parquet, and removed when the output folder is finished.
+OUTPUT/parts/TREE/BUCKET/000000.json (TREE is latents or text/ENCODER), written after its tar; all of them are merged
+into index.parquet, and removed when the output folder is finished.
 """
 
 from __future__ import annotations

@@ -31,8 +31,8 @@ def show_folder(folder: Path) -> Iterator[str]:
     index = ShardIndex.open(folder)
     yield f"{folder}: {len(index)} samples"
     yield f"TAE {index.format.tae_digest}, {index.format.dtype}, {index.format.fps:g} fps"
-    for name, digest, dim in zip(index.text_format.names, index.text_format.digests, index.text_format.dims):
-        yield f"text: {name}, {digest}, {dim} wide"
+    for form in index.text_format:
+        yield f"text {form.name}: {form.model}, {form.digest}, {form.dim} wide"
     for name, bucket in index.buckets.items():
         hours = sum(bucket.table["seconds"].to_pylist()) / 3600
         yield f"  {name}: {len(bucket)} samples, {hours:.3f} h"
@@ -50,7 +50,7 @@ def show_index(path: Path, limit: int) -> Iterator[str]:
         if canaries:
             yield f"canaries: {len(canaries)}, {min(canaries):.1f} to {max(canaries):.1f} dB"
     for row in table.slice(0, limit).to_pylist():
-        shape = f"shape {row['shape']}" if "shape" in row else f"tokens {row['lengths']}"
+        shape = f"shape {row['shape']}" if "shape" in row else f"{row['length']} tokens"
         yield f"  {row['key']}  {row['shard']} @ {row['offset']} + {row['size']}  {shape}"
     if len(table) > limit:
         yield f"  ... and {len(table) - limit} more (--limit)"
@@ -81,8 +81,8 @@ def show_sample(bucket: BucketIndex, row: int) -> Iterator[str]:
         yield f"  {name}: {value}"
     values = latent.float()
     yield f"  latent: {list(latent.shape)} {str(latent.dtype)[6:]}, mean {values.mean():.3f}, std {values.std():.3f}"
-    for name, tokens in zip(bucket.text_format.names, text):
-        yield f"  text: {list(tokens.shape)} {str(tokens.dtype)[6:]} of {name}"
+    for form, tokens in zip(bucket.text_format, text):
+        yield f"  text {form.name}: {list(tokens.shape)} {str(tokens.dtype)[6:]} of {form.model}"
     canary = bucket.table["canary_psnr"][row].as_py()
     if canary is not None:
         yield f"  canary: {canary:.1f} dB"
@@ -169,7 +169,8 @@ def _describe(kind: str, data: bytes) -> str:
         latent = unpack_latent(data)
         return f"{list(latent.shape)} {str(latent.dtype)[6:]}"
     if kind == TEXT:
-        return ", ".join(str(list(tokens.shape)) for tokens in unpack_text(data))
+        tokens = unpack_text(data)
+        return f"{list(tokens.shape)} {str(tokens.dtype)[6:]}"
     if kind == METADATA:
         about = json.loads(data)
         return f"{about['license']}: {about['caption'][:80]!r}"

@@ -1,7 +1,7 @@
-"""Text shards: the captions of a finished latent index, embedded, in the same order, in tars of their own.
+"""Text shards: the captions of a finished latent index, embedded, in the same order, in tars of each encoder's own.
 
-Captions are read from the latent tars' json members, so text can be made again with another encoder at any time,
-without the clips.
+Captions are read from the latent tars' json members, so text can be made with another encoder at any time, without the
+clips.
 """
 
 from __future__ import annotations
@@ -10,8 +10,10 @@ import dataclasses
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Annotated
 
 import torch
+import tyro
 
 from data_prep.shard_parts import is_done, read_part, write_part
 from data_prep.shard_pool import WorkerConfig, run_shards, torch_threads
@@ -21,37 +23,40 @@ from lingen.shard_index import INDEX, TextFormat, read_index, write_index
 from lingen.shards import TEXT, ShardWriter, pack_text, unpack_metadata
 from lingen.text import TextEncoderConfig, build_text_encoder
 
+Encoders = Annotated[tuple[str, ...], tyro.conf.arg(metavar="ENCODER [ENCODER ...]", aliases=("--text.model",))]
+"""A command line's text encoders, as lingen.text.parse_text_encoders reads them."""
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TextSettings:
     """What a worker must know to embed captions."""
 
     output: str
-    encoders: tuple[TextEncoderConfig, ...]
+    name: str
+    encoder: TextEncoderConfig
     dtype: str
     device: str
     threads: int
 
 
 class TextWorker:
-    """The actor: loads the encoders once, embeds one shard's captions per call."""
+    """The actor: loads one encoder once, embeds one shard's captions per call."""
 
     def __init__(self, settings: TextSettings, tally):
         torch.set_num_threads(settings.threads)
         self.settings, self.tally = settings, tally
-        self.encoders = [build_text_encoder(config, settings.device) for config in settings.encoders]
+        self.encoder = build_text_encoder(settings.encoder, settings.device)
 
     def __call__(self, row: dict) -> dict:
         bucket, shard = row["bucket"], row["shard"]
         keys, captions = self._captions(bucket, shard)
-        embeddings = [encoder.encode(captions) for encoder in self.encoders]
-        rows = []
-        with ShardWriter(Path(self.settings.output, "text", bucket, shard)) as tar:
-            for key, *tokens_LD in zip(keys, *embeddings):
+        tree, rows = text_tree(self.settings.name), []
+        with ShardWriter(Path(self.settings.output, tree, bucket, shard)) as tar:
+            for key, tokens_LD in zip(keys, self.encoder.encode(captions)):
                 member = tar.add(key, TEXT, pack_text(tokens_LD, self.settings.dtype))
-                rows.append({"key": key, "shard": shard, "lengths": [len(t) for t in tokens_LD]} | member.columns())
-        encoders = [{"name": e.name, "digest": e.digest, "dim": e.dim} for e in self.encoders]
-        write_part(self.settings.output, "text", bucket, shard, {"rows": rows, "encoders": encoders})
+                rows.append({"key": key, "shard": shard, "length": len(tokens_LD)} | member.columns())
+        about = {"model": self.encoder.name, "digest": self.encoder.digest, "dim": self.encoder.dim}
+        write_part(self.settings.output, tree, bucket, shard, {"rows": rows, "encoder": about})
         self.tally.add.remote(len(rows))
         return {"samples": len(rows)}
 
@@ -66,24 +71,30 @@ class TextWorker:
         return [r["key"] for r in rows], [unpack_metadata(m)["caption"] for m in members]
 
 
+def text_tree(encoder: str) -> str:
+    """The folder, within an encoded one, of a text encoder's shards."""
+    return f"text/{encoder}"
+
+
 def write_text(
-    output: Path, buckets: Sequence[str], text: TextEncoderConfig, dtype: str, workers: WorkerConfig
+    output: Path, buckets: Sequence[str], name: str, encoder: TextEncoderConfig, dtype: str, workers: WorkerConfig
 ) -> None:
-    """Write the text shards and indexes that belong to the latent indexes of `output`; needs a connected Ray."""
+    """Write one encoder's text shards and indexes for the latent indexes of `output`; needs a connected Ray."""
     shards = [{"bucket": b, "shard": s, "samples": n} for b in buckets for s, n in _shard_sizes(output, b).items()]
-    missing = [row for row in shards if not is_done(output, "text", row["bucket"], row["shard"])]
+    missing = [row for row in shards if not is_done(output, text_tree(name), row["bucket"], row["shard"])]
     total = sum(row["samples"] for row in shards)
     settings = TextSettings(
         output=str(output.absolute()),
-        encoders=(text,),
+        name=name,
+        encoder=encoder,
         dtype=dtype,
         device=workers.device,
         threads=torch_threads(workers),
     )
-    progress = Progress("text", total, "captions", done=total - sum(row["samples"] for row in missing))
+    progress = Progress(text_tree(name), total, "captions", done=total - sum(row["samples"] for row in missing))
     run_shards(TextWorker, settings, missing, workers, progress)
     for bucket in buckets:
-        _merge(output, bucket, dtype)
+        _merge(output, bucket, name, dtype)
 
 
 def _shard_sizes(output: Path, bucket: str) -> Counter:
@@ -92,16 +103,10 @@ def _shard_sizes(output: Path, bucket: str) -> Counter:
     return Counter(table["shard"].to_pylist())
 
 
-def _merge(output: Path, bucket: str, dtype: str) -> None:
-    """Write a bucket's text index from the parts of its shards."""
-    parts = [read_part(output, "text", bucket, shard) for shard in _shard_sizes(output, bucket)]
-    encoders = parts[0]["encoders"]
-    assert all(part["encoders"] == encoders for part in parts), "text parts of several encoders"
-    form = TextFormat(
-        bucket=bucket,
-        dtype=dtype,
-        names=[e["name"] for e in encoders],
-        digests=[e["digest"] for e in encoders],
-        dims=[e["dim"] for e in encoders],
-    )
-    write_index(output / "text" / bucket / INDEX, [row for part in parts for row in part["rows"]], form)
+def _merge(output: Path, bucket: str, name: str, dtype: str) -> None:
+    """Write an encoder's index of a bucket from the parts of its shards."""
+    parts = [read_part(output, text_tree(name), bucket, shard) for shard in _shard_sizes(output, bucket)]
+    encoder = parts[0]["encoder"]
+    assert all(part["encoder"] == encoder for part in parts), "text parts of several encoders"
+    form = TextFormat(bucket=bucket, dtype=dtype, name=name, **encoder)
+    write_index(output / text_tree(name) / bucket / INDEX, [row for part in parts for row in part["rows"]], form)

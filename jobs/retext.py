@@ -1,14 +1,13 @@
-"""Embed the captions of encoded shards again, with another text encoder; the latents stay as they are."""
+"""Give encoded shards other text encoders; the latents stay as they are."""
 
-from data_prep.encode_summary import EncodeSummary
 from data_prep.retext import RetextConfig, retext
 from pipelines.cli import main
 
 
 def run(config: RetextConfig) -> None:
-    retext(config)
-    samples = EncodeSummary.of_folder(config.output).samples
-    print(f"{samples} captions embedded again in {config.output}; latents shared with {config.shards}")
+    done = retext(config)
+    print(f"{done.samples} captions embedded by {', '.join(done.embedded) or 'no new encoder'} in {config.output}")
+    print(f"shared with {config.shards}: {', '.join(['latents', *(f'text of {name}' for name in done.shared)])}")
 
 
 if __name__ == "__main__":

@@ -21,7 +21,6 @@ import numpy as np
 import torch
 
 from lingen.buckets import Bucket
-from lingen.byte_ranges import Scratch
 from lingen.plan import BatchPlan, PlannedBatch, PlannedSample
 from lingen.shard_index import BucketIndex, ShardIndex
 from lingen.shards import DamagedSample
@@ -143,7 +142,7 @@ class LatentLoader:
         """Read some places; latents go to `latent_BCTHW`. Runs in a thread of the pool."""
         bucket = self.index.buckets[batch.bucket.name]
         if not hasattr(self._local, "scratch"):
-            self._local.scratch = Scratch(), Scratch()
+            self._local.scratch = bucket.scratch()
         read = []
         for place, out_CTHW in zip(places, latent_BCTHW):
             fed, latent_CTHW, text_LD = self._read_or_replace(bucket, batch, place)

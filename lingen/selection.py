@@ -26,7 +26,7 @@ class PartOfBucket:
     def __init__(self, whole: BucketIndex, rows: np.ndarray):
         self._whole, self._rows = whole, rows
         self.bucket, self.format, self.text_format = whole.bucket, whole.format, whole.text_format
-        self.latent_shape, self.check_files = whole.latent_shape, whole.check_files
+        self.latent_shape, self.check_files, self.scratch = whole.latent_shape, whole.check_files, whole.scratch
 
     def __len__(self) -> int:
         return len(self._rows)
@@ -51,7 +51,7 @@ class PartOfBucket:
             raise KeyError(key)
         return int(found[0])
 
-    def read(self, row: int, scratch: tuple[Scratch, Scratch] | None = None) -> tuple[torch.Tensor, list[torch.Tensor]]:
+    def read(self, row: int, scratch: Sequence[Scratch] | None = None) -> tuple[torch.Tensor, list[torch.Tensor]]:
         return self._whole.read(int(self._rows[row]), scratch)
 
     def metadata(self, row: int) -> dict[str, Any]:

@@ -1,8 +1,8 @@
 """index.parquet: which samples a bucket has, where their bytes are, and what made them.
 
 The schema's metadata (key "lingen", JSON) says how to read the tensors: for latents the TAE's digest, scale and shift,
-dtype, frames per second; for text the encoders' names, digests and widths. So an index explains itself even when it is
-copied away from its folder.
+dtype, frames per second; for text the encoder's name, weights, digest and width. So an index explains itself even when
+it is copied away from its folder.
 
 C channels, T/H/W latent axes, L text tokens, D text width.
 """
@@ -50,14 +50,17 @@ class LatentFormat:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TextFormat:
-    """What one must know to use a bucket's text embeddings. One entry per encoder, in the tensors' order."""
+    """What one must know to use one encoder's text embeddings of a bucket."""
 
     bucket: str
     dtype: str
-    names: list[str]
-    digests: list[str]
-    dims: list[int]
-    version: int = 1
+    name: str
+    """The encoder's folder below text/."""
+    model: str
+    """What it is, and where its weights come from."""
+    digest: str
+    dim: int
+    version: int = 2
 
 
 def _schema(kind: str):
@@ -66,7 +69,7 @@ def _schema(kind: str):
     where = [("key", pa.string()), ("shard", pa.string())]
     where += [("offset", pa.int64()), ("size", pa.int64()), ("checksum", pa.uint32())]
     if kind == "text":
-        return pa.schema([*where, ("lengths", pa.list_(pa.int32()))])
+        return pa.schema([*where, ("length", pa.int32())])
     metadata = [("metadata_offset", pa.int64()), ("metadata_size", pa.int64()), ("metadata_checksum", pa.uint32())]
     facts = [("clip_id", pa.string()), ("license", pa.string()), ("source", pa.string()), ("seconds", pa.float64())]
     facts += [("shape", pa.list_(pa.int32())), ("canary_psnr", pa.float64())]
@@ -95,7 +98,7 @@ def read_index(data: bytes | str | Path, columns: Sequence[str] | None = None):
     with pq.ParquetFile(source, read_dictionary=["shard"]) as file:
         table = file.read(columns)
     form = json.loads(table.schema.metadata[_KEY])
-    return table, (TextFormat if "names" in form else LatentFormat)(**form)
+    return table, (LatentFormat if "tae_digest" in form else TextFormat)(**form)
 
 
 def _first(data: bytes, column: str):
@@ -150,27 +153,33 @@ class _Column:
 class BucketIndex:
     """One bucket's samples, in fixed order, readable by row.
 
-    Attributes: latent_shape, C,T,H,W of every one of them; digest, of both index files and so, by the checksums in
-    them, of the shards.
+    Fields: bucket; latent_shape, C,T,H,W of every sample; format; text_format, one per text encoder; digest, of all
+    index files and so, by the checksums in them, of the shards.
     """
 
-    def __init__(self, bucket: Bucket, files: ByteRanges):
+    def __init__(self, bucket: Bucket, files: ByteRanges, encoders: Sequence[str]):
         self.bucket, self._files = bucket, files
-        latents, text = f"latents/{bucket.name}", f"text/{bucket.name}"
+        latents = f"latents/{bucket.name}"
         # Only the columns that find a sample: at a million samples the others would be ten times as much to read.
-        data, text_data = (files.read_all(f"{tree}/{INDEX}") for tree in (latents, text))
-        self.digest = hashlib.sha256(data + text_data).hexdigest()[:16]
+        data = files.read_all(f"{latents}/{INDEX}")
+        content = hashlib.sha256(data)
         table, self.format = read_index(data, [*_WHERE, *_WHERE_METADATA])
-        text_table, self.text_format = read_index(text_data, _WHERE)
         self._keys = table["key"].combine_chunks()
-        if not self._keys.equals(text_table["key"].combine_chunks()):
-            raise ValueError(
-                f"{files.root}: {text} has other samples than {latents}; run jobs/encode.py to its end again"
-            )
         self.latent_shape = torch.Size(_first(data, "shape"))
         self._latents = _Column(table, latents)
         self._metadata = _Column(table, latents, "metadata_")
-        self._text = _Column(text_table, text)
+        self._text, self.text_format = [], ()
+        for text in (f"text/{encoder}/{bucket.name}" for encoder in encoders):
+            data = files.read_all(f"{text}/{INDEX}")
+            content.update(data)
+            table, form = read_index(data, _WHERE)
+            if not self._keys.equals(table["key"].combine_chunks()):
+                raise ValueError(
+                    f"{files.root}: {text} has other samples than {latents}; run jobs/encode.py to its end again"
+                )
+            self._text.append(_Column(table, text))
+            self.text_format += (form,)
+        self.digest = content.hexdigest()[:16]
 
     @functools.cached_property
     def table(self):
@@ -204,25 +213,29 @@ class BucketIndex:
             raise KeyError(key)
         return row
 
-    def read(self, row: int, scratch: tuple[Scratch, Scratch] | None = None) -> tuple[torch.Tensor, list[torch.Tensor]]:
+    def read(self, row: int, scratch: Sequence[Scratch] | None = None) -> tuple[torch.Tensor, list[torch.Tensor]]:
         """Latent C,T,H,W and one L,D text embedding per encoder, in the stored dtypes.
 
-        With `scratch` (for latent and text) the tensors are views into it, good until the next read.
+        With `scratch` (of `scratch()`) the tensors are views into it, good until the next read.
 
         Raises:
             DamagedSample: bytes, checksum or shape are not what the index says.
             FileNotFoundError: the shard is gone; the message names it.
         """
-        latent_scratch, text_scratch = scratch or (Scratch(), Scratch())
+        of_latent, *of_text = scratch or self.scratch()
         try:
-            latent = shards.unpack_latent(self._latents.read(self._files, row, latent_scratch))
-            text = shards.unpack_text(self._text.read(self._files, row, text_scratch))
+            latent = shards.unpack_latent(self._latents.read(self._files, row, of_latent))
+            text = [shards.unpack_text(c.read(self._files, row, into)) for c, into in zip(self._text, of_text)]
         except shards.DamagedSample as damage:
             raise shards.DamagedSample(f"{self.key(row)}: {damage}") from damage
-        if latent.shape != self.latent_shape or [t.shape[-1] for t in text] != self.text_format.dims:
+        if latent.shape != self.latent_shape or [t.shape[-1] for t in text] != [form.dim for form in self.text_format]:
             shapes = [list(latent.shape), *(list(t.shape) for t in text)]
             raise shards.DamagedSample(f"{self.key(row)}: shapes {shapes} in bucket {self.bucket.name}")
         return latent, text
+
+    def scratch(self) -> list[Scratch]:
+        """What `read` reads into: room for a latent and for a text of each encoder."""
+        return [Scratch() for _ in range(1 + len(self._text))]
 
     def metadata(self, row: int) -> dict[str, Any]:
         """The json member: caption, licence, provenance."""
@@ -230,7 +243,7 @@ class BucketIndex:
 
     def check_files(self) -> None:
         """FileNotFoundError naming the first shard that is missing or too short to hold what the index says."""
-        for column in (self._latents, self._text):
+        for column in (self._latents, *self._text):
             sizes = self._files.sizes({name.rpartition("/")[0] for name in column.names})
             for name, need in column.needed_bytes().items():
                 if name not in sizes:
@@ -257,16 +270,20 @@ class ShardIndex:
 
         Raises:
             ValueError: there is none, or buckets disagree on TAE or text encoders.
+            FileNotFoundError: a bucket has no index of a text encoder that others have.
         """
         files = ByteRanges.open(folder, cache_dir, cache_gb)
         names = files.folders("latents")
         if not names:
             raise ValueError(f"{folder}: no latents here; run jobs/encode.py first, or fix the path")
-        index = cls({name: BucketIndex(Bucket.parse(name), files) for name in names}, str(folder))
+        encoders = files.folders("text")
+        if not encoders:
+            raise ValueError(f"{folder}: no text here; run jobs/encode.py to its end first")
+        index = cls({name: BucketIndex(Bucket.parse(name), files, encoders) for name in names}, str(folder))
         for bucket in index.buckets.values():
             if bucket.format.tae_digest != index.format.tae_digest:
                 raise ValueError(f"{folder}: {bucket.bucket.name} comes from another TAE than {names[0]}")
-            if bucket.text_format.digests != index.text_format.digests:
+            if [form.digest for form in bucket.text_format] != index.text_digests:
                 raise ValueError(f"{folder}: {bucket.bucket.name} has other text encoders than {names[0]}")
         return index
 
@@ -276,8 +293,19 @@ class ShardIndex:
         return next(iter(self.buckets.values())).format
 
     @property
-    def text_format(self) -> TextFormat:
+    def text_format(self) -> tuple[TextFormat, ...]:
+        """Any bucket's text formats, one per encoder, sorted by name: the order in which embeddings are read."""
         return next(iter(self.buckets.values())).text_format
+
+    @property
+    def text_dims(self) -> tuple[int, ...]:
+        """The text encoders' widths: what a denoiser for these shards has as text_dims."""
+        return tuple(form.dim for form in self.text_format)
+
+    @property
+    def text_digests(self) -> list[str]:
+        """The text encoders' digests: embeddings of equal ones are equal."""
+        return [form.digest for form in self.text_format]
 
     def __len__(self) -> int:
         return sum(len(b) for b in self.buckets.values())

@@ -1,15 +1,16 @@
 """The shard format: what a sample is, how it lies in a tar, how one is written and read again.
 
-An encoded folder holds two trees with the same file names and the same order of samples:
+An encoded folder holds several trees with the same file names and the same order of samples:
 
     latents/BUCKET/000000.tar     KEY.latent.safetensors, KEY.json   (tensor "latent" C,T,H,W; metadata and provenance)
     latents/BUCKET/index.parquet
-    text/BUCKET/000000.tar        KEY.text.safetensors               (tensors "0", "1", ... L,D: one per text encoder)
-    text/BUCKET/index.parquet
+    text/ENCODER/BUCKET/000000.tar   KEY.text.safetensors            (tensor "text" L,D)
+    text/ENCODER/BUCKET/index.parquet
 
-Plain `webdataset` groups the members of a key by itself (docs/shards.md). Text has tars of its own, so that another
-text encoder replaces that tree and nothing else. Every member is found by byte offset and proved by checksum through
-the index (lingen/shard_index.py). Tars are byte-identical for equal content: no clock, no owner, fixed order.
+Plain `webdataset` groups the members of a key by itself (docs/shards.md). Every text encoder has a tree of its own, so
+that it is added, replaced or left out without touching anything else. Every member is found by byte offset and proved
+by checksum through the index (lingen/shard_index.py). Tars are byte-identical for equal content: no clock, no owner,
+fixed order.
 
 C channels, T/H/W latent axes, L text tokens, D text width.
 """
@@ -26,7 +27,6 @@ import re
 import tarfile
 import tempfile
 import zlib
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -85,9 +85,9 @@ def pack_latent(latent_CTHW: torch.Tensor, dtype: str) -> bytes:
     return save_safetensors({"latent": _finite(latent_CTHW, dtype)})
 
 
-def pack_text(embeddings_LD: Sequence[torch.Tensor], dtype: str) -> bytes:
-    """The bytes of KEY.text.safetensors: one L,D tensor per encoder, in the order of the encoders."""
-    return save_safetensors({str(i): _finite(e, dtype) for i, e in enumerate(embeddings_LD)})
+def pack_text(embedding_LD: torch.Tensor, dtype: str) -> bytes:
+    """The bytes of KEY.text.safetensors. ValueError when a value is not finite in `dtype`."""
+    return save_safetensors({"text": _finite(embedding_LD, dtype)})
 
 
 def pack_metadata(provenance: Provenance, tae_digest: str) -> bytes:
@@ -98,43 +98,33 @@ def pack_metadata(provenance: Provenance, tae_digest: str) -> bytes:
 
 def unpack_latent(data: memoryview | bytes) -> torch.Tensor:
     """C,T,H,W in the stored dtype. DamagedSample when the bytes are no such member."""
-    tensors = _views(data)
-    if "latent" not in tensors:
-        raise DamagedSample(f"tensors {sorted(tensors)}, expected latent")
-    return tensors["latent"]
+    return _view(data, "latent")
 
 
-def unpack_text(data: memoryview | bytes) -> list[torch.Tensor]:
-    """One L,D tensor per encoder, in the stored dtype. DamagedSample when the bytes are no such member."""
-    tensors = _views(data)
-    if set(tensors) != {str(i) for i in range(len(tensors))}:
-        raise DamagedSample(f"tensors {sorted(tensors)}, expected 0, 1, ...")
-    return [tensors[str(i)] for i in range(len(tensors))]
+def unpack_text(data: memoryview | bytes) -> torch.Tensor:
+    """L,D in the stored dtype. DamagedSample when the bytes are no such member."""
+    return _view(data, "text")
 
 
 def unpack_metadata(data: memoryview | bytes) -> dict[str, Any]:
     return json.loads(bytes(data))
 
 
-def _views(data: memoryview | bytes) -> dict[str, torch.Tensor]:
-    """The tensors of a safetensors file as views of its bytes (the library copies; of bytes, which are read-only, so do
+def _view(data: memoryview | bytes, name: str) -> torch.Tensor:
+    """A tensor of a safetensors file as a view of its bytes (the library copies; of bytes, which are read-only, so do
     we). Trusts nothing that the header says."""
     data = bytearray(data) if isinstance(data, bytes) else data
     try:
         size = int.from_bytes(data[:8], "little")
-        header = json.loads(bytes(data[8 : 8 + size]))
-        header.pop("__metadata__", None)
-        views = {}
-        for name, about in header.items():
-            dtype = _SAFETENSORS[about["dtype"]]
-            begin, end = about["data_offsets"]
-            count = math.prod(about["shape"])
-            if min(about["shape"], default=1) < 1 or begin < 0 or end - begin != count * dtype.itemsize:
-                raise ValueError(f"{name} claims shape {about['shape']} and bytes {begin} to {end}")
-            views[name] = torch.frombuffer(data, dtype=dtype, count=count, offset=8 + size + begin).view(about["shape"])
-        return views
+        about = json.loads(bytes(data[8 : 8 + size]))[name]
+        dtype, shape = _SAFETENSORS[about["dtype"]], about["shape"]
+        begin, end = about["data_offsets"]
+        count = math.prod(shape)
+        if min(shape, default=1) < 1 or begin < 0 or end - begin != count * dtype.itemsize:
+            raise ValueError(f"{name} claims shape {shape} and bytes {begin} to {end}")
+        return torch.frombuffer(data, dtype=dtype, count=count, offset=8 + size + begin).view(shape)
     except (ValueError, KeyError, TypeError, AttributeError, RuntimeError, OverflowError) as error:
-        raise DamagedSample(f"no safetensors member: {error}") from error
+        raise DamagedSample(f"no safetensors member with a tensor {name!r}: {error}") from error
 
 
 def _finite(tensor: torch.Tensor, dtype: str) -> torch.Tensor:

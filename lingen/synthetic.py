@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -22,26 +23,25 @@ def write_random_latents(
     counts: Mapping[str, int],
     per_shard: int = 4,
     dtype: str = "float16",
-    encoders: Sequence[tuple[str, str, int]] = (("encoder 0", "encoder 0", 8),),
+    encoders: Sequence[tuple[str, str, int]] = (("encoder_0", "0", 8),),
     tae_digest: str = DIGEST,
     clip_ids: Sequence[str] | None = None,
 ) -> Path:
     """Latents and text embeddings of so many samples per bucket name; equal arguments give equal bytes.
 
-    Args: encoders, name, digest and width of each text encoder; clip_ids, of every bucket's samples (default: made up,
-    and like no hash).
+    Args: encoders, name, digest and width of each text encoder, sorted by name; clip_ids, of every bucket's samples
+        (default: made up, and like no hash).
     """
     generator = torch.Generator().manual_seed(0)
-    names, digests, dims = (list(x) for x in zip(*encoders))
     for name, count in counts.items():
         bucket = Bucket.parse(name)
-        rows, text_rows = [], []
+        rows, text_rows = [], [[] for _ in encoders]
         for first in range(0, count, per_shard):
             shard = f"{first // per_shard:06d}.tar"
-            with (
-                shards.ShardWriter(folder / "latents" / name / shard) as latents,
-                shards.ShardWriter(folder / "text" / name / shard) as text,
-            ):
+            with contextlib.ExitStack() as open_tars:
+                latents = open_tars.enter_context(shards.ShardWriter(folder / "latents" / name / shard))
+                tars = [shards.ShardWriter(folder / "text" / encoder / name / shard) for encoder, _, _ in encoders]
+                texts = [open_tars.enter_context(tar) for tar in tars]
                 for i in range(first, min(first + per_shard, count)):
                     clip = clip_ids[i] if clip_ids else f"{name.split('_')[0]}{i:08x}"
                     key = shards.sample_key(clip, 0)
@@ -62,19 +62,20 @@ def write_random_latents(
                     latent = torch.randn(bucket.latent_shape(), generator=generator)
                     a = latents.add(key, shards.LATENT, shards.pack_latent(latent, dtype))
                     b = latents.add(key, shards.METADATA, shards.pack_metadata(source, tae_digest))
-                    lengths = [3 + (i + j) % 4 for j in range(len(dims))]
-                    embeddings = [torch.randn(n, d, generator=generator) for n, d in zip(lengths, dims)]
-                    c = text.add(key, shards.TEXT, shards.pack_text(embeddings, dtype))
                     where = {"key": key, "shard": shard}
                     facts = {"clip_id": clip, "license": "CC-BY-4.0", "source": "test", "canary_psnr": None}
                     facts |= {"seconds": bucket.frames / 16, "shape": list(latent.shape)}
                     rows.append(where | facts | a.columns() | b.columns("metadata_"))
-                    text_rows.append(where | c.columns() | {"lengths": lengths})
+                    for j, (_, _, dim) in enumerate(encoders):
+                        embedding = torch.randn(3 + (i + j) % 4, dim, generator=generator)
+                        c = texts[j].add(key, shards.TEXT, shards.pack_text(embedding, dtype))
+                        text_rows[j].append(where | c.columns() | {"length": len(embedding)})
         unit = {"scale": [1.0] * 16, "shift": [0.0] * 16}
         form = LatentFormat(bucket=name, resolution=64, fps=16.0, dtype=dtype, tae_digest=tae_digest, **unit)
         write_index(folder / "latents" / name / INDEX, rows, form)
-        text_form = TextFormat(bucket=name, dtype=dtype, names=names, digests=digests, dims=dims)
-        write_index(folder / "text" / name / INDEX, text_rows, text_form)
+        for (encoder, digest, dim), of_encoder in zip(encoders, text_rows):
+            text_form = TextFormat(bucket=name, dtype=dtype, name=encoder, model=encoder, digest=digest, dim=dim)
+            write_index(folder / "text" / encoder / name / INDEX, of_encoder, text_form)
     return folder
 
 
@@ -83,14 +84,13 @@ def write_random_encoding(folder: Path, counts: Mapping[str, int], per_shard: in
 
     jobs/train.py trains the demo's stages on it.
     """
-    text = TextEncoderConfig(model="lingen-tiny")
-    encoder = build_text_encoder(text)
-    output = OutputFolder.open(folder, "encode", {"text": text}, {})
+    encoder = build_text_encoder(TextEncoderConfig(model="lingen-tiny"))
+    output = OutputFolder.open(folder, "encode", {"text": ["lingen-tiny"]}, {})
     torch.manual_seed(0)
     tae = TAE(TAEConfig(channels=(8, 8, 16, 16), blocks=1, decoder_blocks=1))
     save_tae(tae, folder / "tae")
-    encoders = [(encoder.name, encoder.digest, encoder.dim)]
+    encoders = [("lingen-tiny", encoder.digest, encoder.dim)]
     write_random_latents(folder, counts, per_shard, encoders=encoders, tae_digest=tae.digest)
-    indexes = sorted(folder.glob(f"*/*/{INDEX}"))
+    indexes = sorted(folder.rglob(INDEX))
     output.publish({str(path.relative_to(folder)): file_digest(path) for path in indexes})
     return folder

@@ -52,7 +52,7 @@ def build_t5(model: str, seed: int, max_tokens: int, device: torch.device) -> T5
     try:
         from transformers import AutoTokenizer, ByT5Tokenizer, T5Config, T5EncoderModel
     except ImportError:
-        raise ValueError("text.family: t5 needs the transformers package; pip install 'lingen[t5]'") from None
+        raise ValueError("--text: family=t5 needs the transformers package; pip install 'lingen[t5]'") from None
     if model in OWN_MODELS:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
@@ -63,5 +63,5 @@ def build_t5(model: str, seed: int, max_tokens: int, device: torch.device) -> T5
         tokenizer = AutoTokenizer.from_pretrained(model)
     except (OSError, ValueError) as error:
         reason = " ".join(str(error).split())[:200]
-        raise ValueError(f"text.model: {model!r} cannot be loaded as a T5 encoder ({reason})") from error
+        raise ValueError(f"--text: {model!r} cannot be loaded as a T5 encoder ({reason})") from error
     return T5Text(encoder, tokenizer, f"t5/{model}", max_tokens, device)

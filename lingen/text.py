@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal, Protocol
@@ -17,6 +18,8 @@ import torch
 from torch import Tensor
 
 OWN_MODELS = {"lingen-tiny": Path(__file__).with_name("lingen-tiny.json")}
+FAMILIES = ("open_clip", "t5")
+OPTIONS = {"pretrained": str, "family": str, "max_tokens": int, "seed": int}
 BATCH = 256
 
 
@@ -34,6 +37,46 @@ class TextEncoderConfig:
     """t5: `model` is a local folder or a hub name (which downloads) of a T5, UL2 or ByT5 model."""
     max_tokens: int = 256
     """Where t5 cuts captions; open_clip models have a context length of their own."""
+
+
+def parse_text_encoders(specs: Sequence[str]) -> dict[str, TextEncoderConfig]:
+    """Name -> settings of the encoders that a command line asks for, sorted by name.
+
+    A spec is [NAME=]MODEL[,OPTION=VALUE ...], with TextEncoderConfig's other fields as options; the name, a folder's
+    later, defaults to the model's last part.
+
+    Raises:
+        ValueError: no encoder, two of one name, or a spec that cannot be read.
+    """
+    found: dict[str, TextEncoderConfig] = {}
+    for spec in specs:
+        head, *options = spec.split(",")
+        name, named, model = head.partition("=")
+        if not named:
+            name, model = re.sub(r"[^A-Za-z0-9_-]+", "-", Path(head).name).strip("-"), head
+        if not model or not re.fullmatch(r"[A-Za-z0-9_-]+", name):
+            raise ValueError(
+                f"--text: {spec!r} is not like clip=ViT-L-14,pretrained=WEIGHTS (a name has letters, - and _)"
+            )
+        if name in found:
+            raise ValueError(f"--text: two encoders are called {name}; write NAME=MODEL to tell them apart")
+        found[name] = TextEncoderConfig(model=model, **dict(_option(spec, text) for text in options))
+    if not found:
+        raise ValueError("--text: name at least one encoder")
+    return dict(sorted(found.items()))
+
+
+def _option(spec: str, text: str) -> tuple[str, str | int]:
+    name, _, value = text.partition("=")
+    if name not in OPTIONS or not value:
+        raise ValueError(f"--text: {text!r} in {spec!r} is no option; use {', '.join(f'{o}=...' for o in OPTIONS)}")
+    if name == "family" and value not in FAMILIES:
+        raise ValueError(f"--text: family={value} in {spec!r} is unknown; use {' or '.join(FAMILIES)}")
+    if OPTIONS[name] is str:
+        return name, value
+    if not value.isdecimal():
+        raise ValueError(f"--text: {text!r} in {spec!r} wants a whole number")
+    return name, int(value)
 
 
 class TextEncoder(Protocol):
@@ -98,19 +141,17 @@ def build_text_encoder(config: TextEncoderConfig, device: str | torch.device = "
     if config.model in OWN_MODELS:
         open_clip.add_model_config(OWN_MODELS[config.model])
     if config.model not in open_clip.list_models():
-        raise ValueError(
-            f"text.model: {config.model!r} is unknown; use lingen-tiny or a name of open_clip.list_models()"
-        )
+        raise ValueError(f"--text: {config.model!r} is unknown; use lingen-tiny or a name of open_clip.list_models()")
     if config.pretrained and not Path(config.pretrained).is_file():
         tags = open_clip.list_pretrained_tags_by_model(config.model)
         if config.pretrained not in tags:
             raise ValueError(
-                f"text.pretrained: {config.pretrained!r} is neither a file nor a tag of {config.model}; "
+                f"--text: pretrained={config.pretrained} is neither a file nor a tag of {config.model}; "
                 f"its tags are {', '.join(tags) or 'none'}"
             )
     architecture = open_clip.get_model_config(config.model)
     if architecture["text_cfg"].keys() & {"hf_tokenizer_name", "hf_model_name"}:
-        raise ValueError(f"text.model: {config.model} does not read CLIP's tokens; choose a model that does")
+        raise ValueError(f"--text: {config.model} does not read CLIP's tokens; choose a model that does")
     tokenizer = open_clip.get_tokenizer(config.model)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)

@@ -58,7 +58,7 @@ def _train(config: FitConfig, shards: ShardIndex, options: argparse.Namespace) -
     if options.init:
         architecture = DenoiserConfig.from_dict(read_about(options.init)["model"])
     else:
-        architecture = dataclasses.replace(PRESETS[options.preset], text_dims=tuple(shards.text_format.dims))
+        architecture = dataclasses.replace(PRESETS[options.preset], text_dims=shards.text_dims)
     _join(config.hang_timeout)
     told: list[bool] = []
     file = StopFile(options.output)

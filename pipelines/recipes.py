@@ -137,7 +137,7 @@ DEMO = Recipe(
         *("--fit.frames", "16", "--fit.lr", "5e-4", "--fit.warmup", "20", "--fit.ema-decay", "0.99"),
         *("--fit.validate-every", "60", "--fit.checkpoint-every", "60"),
     ),
-    encode=("--stages", *(stage.name for stage in DEMO_STAGES), "--serve-shorter", "--text.model", "lingen-tiny"),
+    encode=("--stages", *(stage.name for stage in DEMO_STAGES), "--serve-shorter", "--text", "lingen-tiny"),
     stages=tuple(_stage(stage, "tiny", _DEMO_FITS.get(stage.name, _DEMO_VIDEO)) for stage in DEMO_STAGES),
     generate=("--sampler.guidance", "3"),
 )

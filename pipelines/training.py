@@ -6,6 +6,7 @@ import dataclasses
 import logging
 import os
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +34,7 @@ from lingen.sampler import SamplerConfig, sample
 from lingen.selection import licences, select
 from lingen.shard_index import ShardIndex, samples_digest
 from lingen.tae import load_tae
-from lingen.text import TextEncoderConfig, build_text_encoder, pad_text
+from lingen.text import TextEncoderConfig, build_text_encoder, pad_text, parse_text_encoders
 from lingen.training import FitConfig, Hooks, fit, grown
 from lingen.video import decoded_frames
 from pipelines.cli import Preempted
@@ -105,7 +106,7 @@ def train(config: TrainConfig) -> dict[str, Any]:
         log.info("%s is finished; nothing to do", folder.path)
         return read_manifest(folder.path)
 
-    text = TextEncoderConfig(**encoded["config"]["text"])
+    text = list(parse_text_encoders(encoded["config"]["text"]).values())
     prompts = config.prompts or first_captions(shards)
     write_prompts(folder.path / PROMPTS, prompts, text, shards)
     tae = tae_of_shards(shards)
@@ -180,7 +181,7 @@ def stage_architecture(stage: TrainStage, shards: ShardIndex, init: Path | None)
     Raises:
         ValueError: `init` is another architecture, or was trained on another TAE's latents; both are named.
     """
-    preset = dataclasses.replace(PRESETS[stage.preset], text_dims=tuple(shards.text_format.dims))
+    preset = dataclasses.replace(PRESETS[stage.preset], text_dims=shards.text_dims)
     sizes = preset.position_sizes
     if init is not None:
         about = read_about(model_folder(init, "--init"))
@@ -195,6 +196,11 @@ def stage_architecture(stage: TrainStage, shards: ShardIndex, init: Path | None)
                 f"--init: {init} was trained on latents of TAE {about['tae_digest']}, "
                 f"these shards come from TAE {shards.format.tae_digest}"
             )
+        if about["text_digests"] != shards.text_digests:
+            raise ValueError(
+                f"--init: {init} was trained with text encoders {', '.join(about['text_names'])}, "
+                f"these shards have {', '.join(form.model for form in shards.text_format)}; see jobs/retext.py"
+            )
         sizes = before.position_sizes
     return grown(dataclasses.replace(preset, position_sizes=sizes), shards)
 
@@ -208,22 +214,34 @@ def first_captions(shards: ShardIndex, count: int = 2) -> tuple[str, ...]:
     return tuple(captions)[:count]
 
 
-def write_prompts(path: Path, prompts: tuple[str, ...], text: TextEncoderConfig, shards: ShardIndex) -> None:
+def write_prompts(path: Path, prompts: tuple[str, ...], text: Sequence[TextEncoderConfig], shards: ShardIndex) -> None:
     """Embed the sample prompts once, here, so that training workers need no text encoder.
 
+    Args: text, settings of each encoder, in the order of the shards' text formats.
+
     Raises:
-        ValueError: the encoder built from the shards' settings is not the one that made the shards.
+        ValueError: an encoder built from the shards' settings is not the one that made the shards.
     """
     from safetensors.torch import save_file
 
-    encoder = build_text_encoder(text)
-    if encoder.digest != shards.text_format.digests[0]:
-        raise ValueError(
-            f"--shards: made with text encoder {shards.text_format.names[0]} ({shards.text_format.digests[0]}), "
-            f"but these settings build {encoder.digest}; use the same open_clip version and weights"
-        )
-    embedding, mask = pad_text(encoder.encode(prompts))
-    save_file({"embedding": embedding, "mask": mask}, path)
+    tensors = {}
+    for i, (settings, form) in enumerate(zip(text, shards.text_format, strict=True)):
+        encoder = build_text_encoder(settings)
+        if encoder.digest != form.digest:
+            raise ValueError(
+                f"--shards: made with text encoder {form.model} ({form.digest}), "
+                f"but these settings build {encoder.digest}; use the same package version and weights"
+            )
+        tensors[f"embedding.{i}"], tensors[f"mask.{i}"] = pad_text(encoder.encode(prompts))
+    save_file(tensors, path)
+
+
+def read_prompts(path: Path) -> list[tuple[torch.Tensor, torch.Tensor]]:
+    """What `write_prompts` wrote: (embedding, mask) per encoder."""
+    from safetensors.torch import load_file
+
+    tensors = load_file(path)
+    return [(tensors[f"embedding.{i}"], tensors[f"mask.{i}"]) for i in range(len(tensors) // 2)]
 
 
 def tae_of_shards(shards: ShardIndex) -> Path:
@@ -238,7 +256,9 @@ def tae_of_shards(shards: ShardIndex) -> Path:
     return folder
 
 
-def describe(stage: TrainStage, shards: ShardIndex, text: TextEncoderConfig, prompts: list[str]) -> dict[str, Any]:
+def describe(
+    stage: TrainStage, shards: ShardIndex, text: Sequence[TextEncoderConfig], prompts: list[str]
+) -> dict[str, Any]:
     """What the exported model's config.json says beside the architecture."""
     largest = max(shards.buckets.values(), key=lambda b: (b.bucket.frames, len(b))).bucket
     return {
@@ -249,9 +269,9 @@ def describe(stage: TrainStage, shards: ShardIndex, text: TextEncoderConfig, pro
         "fps": shards.format.fps,
         "bucket": largest.name,
         "tae_digest": shards.format.tae_digest,
-        "text": [to_plain(text)],
-        "text_names": shards.text_format.names,
-        "text_digests": shards.text_format.digests,
+        "text": to_plain(text),
+        "text_names": [form.model for form in shards.text_format],
+        "text_digests": shards.text_digests,
         "prompts": prompts,
     }
 
@@ -279,7 +299,7 @@ def _params(config, recipe: Recipe, stage: TrainStage, architecture: DenoiserCon
             "fit": to_plain(config.fit),
             "data": {name: len(bucket) for name, bucket in train.buckets.items()},
             "tae": train.format.tae_digest,
-            "text": train.text_format.names[0],
+            "text": ", ".join(train.text_names),
             "licences": ", ".join(f"{name}: {count}" for name, count in licences(train).items()),
             "init": str(config.init),
             "workers": config.workers.count,
@@ -368,12 +388,9 @@ class Preview:
     """Sample videos for fixed prompts and fixed noise, drawn by all ranks together, decoded and logged by rank 0."""
 
     def __init__(self, plan: dict, run: Run | None):
-        from safetensors.torch import load_file
-
         self._config: TrainConfig = plan["config"]
         self._run, self._about = run, plan["about"]
-        prompts = load_file(self._config.output / PROMPTS)
-        self._text = [(prompts["embedding"], prompts["mask"])]
+        self._text = read_prompts(self._config.output / PROMPTS)
         self._bucket = Bucket.parse(self._about["bucket"])
         self._tae = load_tae(plan["tae"]) if run is not None else None
 

@@ -16,7 +16,6 @@ from data_prep.frames import read_frames
 from data_prep.probe import probe
 from lingen.manifest import OutputFolder
 from lingen.tae import TAE, TAEConfig, save_tae
-from lingen.text import TextEncoderConfig
 
 
 @pytest.fixture(scope="session")
@@ -67,7 +66,7 @@ def encode_config(encode_inputs):
     def make(output, **changes):
         options = {"curated": encode_inputs / "curated", "tae": encode_inputs / "tae", "output": output}
         options |= {"resolution": 32, "frames": (17,), "shard_mb": 0.03}
-        return EncodeConfig(**options | {"text": TextEncoderConfig(model="lingen-tiny")} | changes)
+        return EncodeConfig(**options | {"text": ("lingen-tiny",)} | changes)
 
     return make
 

@@ -27,15 +27,16 @@ from data_prep.retext import RetextConfig, retext
 from data_prep.shard_parts import read_part
 from data_prep.shard_pool import WorkerConfig
 from data_prep.window_frames import windows_with_frames
+from lingen.manifest import read_manifest
 from lingen.shard_index import ShardIndex
 from lingen.shards import LATENT, list_shard, unpack_latent
 from lingen.tae import load_tae
-from lingen.text import TextEncoderConfig, build_text_encoder
+from lingen.text import TextEncoderConfig, build_text_encoder, parse_text_encoders
 
 pytestmark = pytest.mark.e2e
 ROOT = Path(__file__).parents[2]
 TEXT = TextEncoderConfig(model="lingen-tiny")
-FLAGS = ["--resolution", "32", "--frames", "17", "--shard-mb", "0.03", "--text.model", "lingen-tiny"]
+FLAGS = ["--resolution", "32", "--frames", "17", "--shard-mb", "0.03", "--text", "lingen-tiny"]
 
 
 # First, so that the module's Ray is there when `encoded` needs one: it would start its own, for itself alone.
@@ -64,7 +65,7 @@ def test_every_latent_is_of_the_frames_at_its_times(encode_inputs, encoded):
 def test_every_text_is_of_its_own_caption(encoded):
     encoder = build_text_encoder(TEXT)
     index = ShardIndex.open(encoded[0])
-    assert index.text_format.digests == [encoder.digest]
+    assert index.text_digests == [encoder.digest]
     for bucket in index.buckets.values():
         about = [bucket.metadata(row) for row in range(len(bucket))]
         for row, expected in enumerate(encoder.encode([a["caption"] for a in about])):
@@ -205,7 +206,7 @@ def _encoding_worker(pid):
         ({"frames": (100_000,), "images": False}, "no clip of .* gives a sample"),
         ({"aspect_ratios": ("wide",)}, "aspect ratio 'wide'"),
         ({"stages": ("t2v_1m",)}, "--stages: 't2v_1m' is unknown"),
-        ({"text": TextEncoderConfig(model="nothing")}, "text.model: 'nothing'"),
+        ({"text": ("nothing",)}, "--text: 'nothing'"),
         ({"shard_mb": 0}, "--shard-mb"),
     ],
 )
@@ -319,35 +320,53 @@ def test_long_windows_give_the_same_samples_piece_by_piece(
 
 
 def test_text_is_replaced_alone(encoded, tmp_path, ray_cluster):
-    other = TextEncoderConfig(model="lingen-tiny", seed=7)
-    config = RetextConfig(shards=encoded[0], output=tmp_path / "retext", text=other)
-    manifest = retext(config)
+    """One encoder is added; then, of the two, one is replaced and the other's files stay the same files."""
+    both, other = tmp_path / "both", tmp_path / "other"
+    done = retext(RetextConfig(shards=encoded[0], output=both, text=("lingen-tiny", "b=lingen-tiny,seed=7")))
+    assert (done.embedded, done.shared) == (["b"], ["lingen-tiny"])
+    config = RetextConfig(shards=both, output=other, text=("b=lingen-tiny,seed=8", "lingen-tiny"))
+    done = retext(config)
+    assert (done.embedded, done.shared) == (["b"], ["lingen-tiny"])
+    assert retext(config) == done
+    manifest = read_manifest(other)
     assert manifest["job"] == "encode"
-    assert manifest["config"]["text"]["seed"] == 7
-    before, after = ShardIndex.open(encoded[0]), ShardIndex.open(tmp_path / "retext")
-    encoder = build_text_encoder(other)
-    assert after.text_format.digests == [encoder.digest] != before.text_format.digests
+    assert manifest["config"]["text"] == ["b=lingen-tiny,seed=8", "lingen-tiny"]
+    before, after = ShardIndex.open(both), ShardIndex.open(other)
+    assert [form.name for form in after.text_format] == ["b", "lingen-tiny"]
+    encoders = [build_text_encoder(c) for c in parse_text_encoders(config.text).values()]
+    assert after.text_digests == [e.digest for e in encoders]
+    assert (after.text_digests[0] != before.text_digests[0], after.text_digests[1]) == (True, before.text_digests[1])
     for name, bucket in before.buckets.items():
         for row in range(len(bucket)):
-            old, new = bucket.read(row), after.buckets[name].read(row)
-            assert torch.equal(old[0], new[0])
-            (expected,) = encoder.encode([bucket.metadata(row)["caption"]])
-            assert torch.allclose(new[1][0].float(), expected, atol=1e-2)
-    assert load_tae(tmp_path / "retext" / "tae").digest == after.format.tae_digest
-    assert retext(config) == manifest
+            latent, text = after.buckets[name].read(row)
+            assert torch.equal(latent, bucket.read(row)[0])
+            for encoder, embedding in zip(encoders, text, strict=True):
+                (expected,) = encoder.encode([bucket.metadata(row)["caption"]])
+                assert torch.allclose(embedding.float(), expected, atol=1e-2)
+    for path in (encoded[0] / "text" / "lingen-tiny").rglob("*.tar"):
+        assert path.samefile(other / path.relative_to(encoded[0]))
+    assert load_tae(other / "tae").digest == after.format.tae_digest
+
+
+def _page(name):
+    return (ROOT / name).read_text()
 
 
 def test_the_readers_in_the_documentation_work(encoded, capsys):
     folder, summary = encoded
     bucket = max((b for b in summary.buckets if b.name.startswith("video")), key=lambda b: b.samples)
-    page = (ROOT / "docs/shards.md").read_text()
-    webdataset_lines, training_lines = re.findall(r"```python\n(.*?)```", page, flags=re.S)
-    assert len([line for line in webdataset_lines.splitlines() if line]) <= 10
-    names = {"FOLDER": str(folder), "BUCKET": bucket.name, "{000000..000000}": f"{{000000..{bucket.shards - 1:06d}}}"}
-    for code in (webdataset_lines, training_lines):
-        for name, value in names.items():
-            code = code.replace(name, value)
-        exec(code, {})
+    (webdataset_lines,) = re.findall(r"```python\n(import json\nimport web.*?)```", _page("README.md"), flags=re.S)
+    (training_lines,) = re.findall(r"```python\n(.*?)```", _page("docs/shards.md"), flags=re.S)
+    assert len([line for line in webdataset_lines.splitlines() if line]) == 10
+    for there, here in {
+        "out/latents/": f"{folder}/",
+        "video_48x80_32f": bucket.name,
+        "000000}": f"{bucket.shards - 1:06d}}}",
+    }.items():
+        assert there in webdataset_lines
+        webdataset_lines = webdataset_lines.replace(there, here)
+    exec(webdataset_lines, {})
+    exec(training_lines.replace("FOLDER", str(folder)), {})
     lines = capsys.readouterr().out.strip().splitlines()
     assert len(lines) == bucket.samples + 2
     keys = ShardIndex.open(folder).buckets[bucket.name].keys(range(bucket.samples))

@@ -71,7 +71,7 @@ def tae(out, curated):
 def latents(out, curated, tae):
     run(
         *("encode", "--curated", curated, "--tae", tae, "--output", out / "latents", "--resolution", 64),
-        *("--frames", 16, "--text.model", "lingen-tiny", "--max-windows-per-clip", 2),
+        *("--frames", 16, "--text", "lingen-tiny", "--max-windows-per-clip", 2),
     )
     return out / "latents"
 

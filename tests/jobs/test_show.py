@@ -52,7 +52,7 @@ def test_a_shard_an_index_and_a_folder_are_described(encoded, video):
     lines = list(show.show_folder(folder))
     assert f"{len(ShardIndex.open(folder))} samples" in lines[0]
     assert any(video.bucket.name in line for line in lines)
-    for tree in ("latents", "text"):
+    for tree in ("latents", "text/lingen-tiny"):
         path = folder / tree / video.bucket.name
         lines = list(show.show_index(path / INDEX, limit=3))
         assert f"samples: {len(video)} in" in "\n".join(lines)
@@ -96,7 +96,7 @@ def test_a_tar_without_its_index_still_decodes(encoded, video, tmp_path):
 def test_wrong_targets_are_named_in_one_line(encoded, video, tmp_path, target, flags, message):
     save_tae(TAE(TAEConfig(channels=(8, 8, 8, 8), blocks=1, decoder_blocks=1)), tmp_path / "tae")
     names = {"FOLDER": str(encoded[0]), "KEY": video.key(0), "OTHER": str(tmp_path / "tae"), "out": str(tmp_path / "o")}
-    names["TEXT"] = str(encoded[0] / "text" / video.bucket.name / "000000.tar")
+    names["TEXT"] = str(encoded[0] / "text/lingen-tiny" / video.bucket.name / "000000.tar")
     config = parse(ShowConfig, [names.get(a, a) for a in [target, *flags]])
     with pytest.raises(ValueError, match=re.escape(message)) as why:
         run(config)

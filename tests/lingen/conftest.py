@@ -10,7 +10,7 @@ def make_shards(tmp_path):
     """make_shards({"image_64x64": 5, "video_48x80_17f": 9}, per_shard=4) -> folder of so many samples per bucket."""
 
     def make(counts, per_shard=4, folder=tmp_path / "encoded", dtype="float16", dims=(8, 6), clip_ids=None):
-        encoders = [(f"encoder {j}", f"encoder {j}", dim) for j, dim in enumerate(dims)]
+        encoders = [(f"encoder_{j}", f"{j}", dim) for j, dim in enumerate(dims)]
         return write_random_latents(folder, counts, per_shard, dtype, encoders, clip_ids=clip_ids)
 
     return make

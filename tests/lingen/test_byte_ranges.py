@@ -49,8 +49,10 @@ def test_shards_behind_a_uri_read_like_local_ones(make_shards, tmp_path):
     for name, bucket in local.buckets.items():
         for row in range(len(bucket)):
             assert bucket.read(row)[0].equal(far.buckets[name].read(row)[0])
-    fs.rm("/remote/encoded/text/video_48x80_17f/000001.tar")
-    with pytest.raises(FileNotFoundError, match=r"memory://remote/encoded: shard text/video_48x80_17f/000001.tar"):
+    fs.rm("/remote/encoded/text/encoder_0/video_48x80_17f/000001.tar")
+    with pytest.raises(
+        FileNotFoundError, match=r"memory://remote/encoded: shard text/encoder_0/video_48x80_17f/000001"
+    ):
         far.check_files()
 
 

@@ -150,11 +150,11 @@ def test_a_shard_that_vanishes_while_training_is_named(make_shards):
     folder = make_shards(COUNTS)
     index = ShardIndex.open(folder)
     loader = LatentLoader(index, BatchPlan(index, seed=1, batch_size=8), read_ahead_mb=0)
-    (folder / "text/video_48x80_17f/000000.tar").unlink()
-    with pytest.raises(FileNotFoundError, match=r"text/video_48x80_17f/000000.tar is missing"):
+    (folder / "text/encoder_1/video_48x80_17f/000000.tar").unlink()
+    with pytest.raises(FileNotFoundError, match=r"text/encoder_1/video_48x80_17f/000000.tar is missing"):
         for _ in loader:
             pass
-    with pytest.raises(FileNotFoundError, match=r"shard text/video_48x80_17f/000000.tar is missing"):
+    with pytest.raises(FileNotFoundError, match=r"shard text/encoder_1/video_48x80_17f/000000.tar is missing"):
         LatentLoader(folder, BatchPlan(index, seed=1, batch_size=8))
 
 

@@ -44,13 +44,13 @@ def test_plain_webdataset_reads_the_same(make_shards):
     folder = make_shards(COUNTS)
     bucket = ShardIndex.open(folder).buckets["video_48x80_17f"]
     shards = ["000000.tar", "000001.tar", "000002.tar"]
-    trees = [[str(folder / tree / bucket.bucket.name / s) for s in shards] for tree in ("latents", "text")]
+    trees = [[str(folder / tree / bucket.bucket.name / s) for s in shards] for tree in ("latents", "text/encoder_1")]
     rows = 0
     for row, (sample, words) in enumerate(zip(*(webdataset.WebDataset(t, shardshuffle=False) for t in trees))):
         latent, text = bucket.read(row)
         assert sample["__key__"] == words["__key__"] == bucket.key(row)
         assert torch.equal(load(sample[LATENT])["latent"], latent)
-        assert torch.equal(load(words["text.safetensors"])["1"], text[1])
+        assert torch.equal(load(words["text.safetensors"])["text"], text[1])
         assert json.loads(sample[METADATA]) == bucket.metadata(row)
         rows += 1
     assert rows == 9
@@ -70,12 +70,12 @@ def test_the_index_says_where_every_byte_is(make_shards):
 def test_equal_content_gives_equal_bytes(make_shards, tmp_path):
     first, second = make_shards(COUNTS), make_shards(COUNTS, folder=tmp_path / "again")
     files = sorted(p.relative_to(first) for p in first.rglob("*.*"))
-    assert len(files) == 14
+    assert len(files) == 21
     for name in files:
         assert (first / name).read_bytes() == (second / name).read_bytes(), name
 
 
-@pytest.mark.parametrize("tree", ["latents", "text"])
+@pytest.mark.parametrize("tree", ["latents", "text/encoder_0", "text/encoder_1"])
 def test_any_flipped_byte_of_a_member_is_caught(make_shards, tree):
     folder = make_shards(COUNTS)
     table, _ = read_index(folder / tree / "video_48x80_17f/index.parquet")
@@ -94,13 +94,13 @@ def test_any_flipped_byte_of_a_member_is_caught(make_shards, tree):
 
 def test_missing_and_short_shards_are_named(make_shards):
     folder = make_shards(COUNTS)
-    path = folder / "text/video_48x80_17f/000001.tar"
+    path = folder / "text/encoder_1/video_48x80_17f/000001.tar"
     data = path.read_bytes()
     path.write_bytes(data[:600])
-    with pytest.raises(FileNotFoundError, match=r"text/video_48x80_17f/000001.tar has 600 bytes"):
+    with pytest.raises(FileNotFoundError, match=r"text/encoder_1/video_48x80_17f/000001.tar has 600 bytes"):
         ShardIndex.open(folder).check_files()
     path.unlink()
-    with pytest.raises(FileNotFoundError, match=r"text/video_48x80_17f/000001.tar is missing"):
+    with pytest.raises(FileNotFoundError, match=r"text/encoder_1/video_48x80_17f/000001.tar is missing"):
         ShardIndex.open(folder).check_files()
     with pytest.raises(FileNotFoundError, match=r"000001.tar is missing"):
         ShardIndex.open(folder).buckets["video_48x80_17f"].read(4)
@@ -109,8 +109,32 @@ def test_missing_and_short_shards_are_named(make_shards):
 def test_text_of_other_samples_is_refused(make_shards):
     folder = make_shards({"image_64x64": 5})
     other = make_shards({"image_64x64": 6}, folder=folder.parent / "other")
-    shutil.copy(other / "text/image_64x64/index.parquet", folder / "text/image_64x64/index.parquet")
-    with pytest.raises(ValueError, match=r"text/image_64x64 has other samples"):
+    index = "text/encoder_1/image_64x64/index.parquet"
+    shutil.copy(other / index, folder / index)
+    with pytest.raises(ValueError, match=r"text/encoder_1/image_64x64 has other samples"):
+        ShardIndex.open(folder)
+
+
+def test_an_encoder_is_left_out_by_leaving_out_its_tree(make_shards):
+    folder = make_shards(COUNTS)
+    both = ShardIndex.open(folder)
+    assert [(form.name, form.dim) for form in both.text_format] == [("encoder_0", 8), ("encoder_1", 6)]
+    second = {name: bucket.read(2)[1][1] for name, bucket in both.buckets.items()}
+    shutil.rmtree(folder / "text/encoder_0")
+    one = ShardIndex.open(folder)
+    assert [form.name for form in one.text_format] == ["encoder_1"]
+    for name, bucket in one.buckets.items():
+        (text,) = bucket.read(2)[1]
+        assert torch.equal(text, second[name])
+    shutil.rmtree(folder / "text/encoder_1")
+    with pytest.raises(ValueError, match="no text here"):
+        ShardIndex.open(folder)
+
+
+def test_an_encoder_must_have_embedded_every_bucket(make_shards):
+    folder = make_shards(COUNTS)
+    shutil.rmtree(folder / "text/encoder_1/image_64x64")
+    with pytest.raises(FileNotFoundError, match=r"text/encoder_1/image_64x64/index.parquet is missing"):
         ShardIndex.open(folder)
 
 
@@ -140,11 +164,10 @@ def test_a_failed_writer_leaves_nothing(tmp_path):
 
 def test_our_reader_of_safetensors_agrees_with_the_library(make_shards):
     folder = make_shards({"video_48x80_17f": 2}, dtype="bfloat16")
-    for key, kind, data in list_shard(folder / "text/video_48x80_17f/000000.tar"):
-        expected = load(data)
+    for key, kind, data in list_shard(folder / "text/encoder_0/video_48x80_17f/000000.tar"):
         assert key
         assert kind == "text.safetensors"
-        assert [torch.equal(t, expected[str(i)]) for i, t in enumerate(unpack_text(data))] == [True, True]
+        assert torch.equal(unpack_text(data), load(data)["text"])
 
 
 @pytest.mark.parametrize(
@@ -177,7 +200,7 @@ def test_hostile_members_are_damage(data):
 def test_values_that_do_not_fit_the_dtype_are_refused():
     with pytest.raises(ValueError, match="not finite as float16"):
         pack_latent(torch.full((1, 1, 1, 1), 1e6), "float16")
-    assert torch.equal(load(pack_text([torch.ones(2, 3)], "bfloat16"))["0"], torch.ones(2, 3).bfloat16())
+    assert torch.equal(load(pack_text(torch.ones(2, 3), "bfloat16"))["text"], torch.ones(2, 3).bfloat16())
 
 
 def test_keys_have_no_dots_and_stay_apart():

@@ -5,7 +5,7 @@ import sys
 import pytest
 import torch
 
-from lingen.text import TextEncoderConfig, build_text_encoder
+from lingen.text import TextEncoderConfig, build_text_encoder, parse_text_encoders
 
 pytest.importorskip("open_clip")
 
@@ -54,14 +54,42 @@ def test_weights_from_a_file(encoder, tmp_path):
 @pytest.mark.parametrize(
     ("config", "message"),
     [
-        (TextEncoderConfig(model="nope"), "text.model: 'nope' is unknown"),
-        (TextEncoderConfig(pretrained="missing.pt"), "text.pretrained: 'missing.pt' is neither a file nor a tag"),
+        (TextEncoderConfig(model="nope"), "--text: 'nope' is unknown"),
+        (TextEncoderConfig(pretrained="missing.pt"), "--text: pretrained=missing.pt is neither a file nor a tag"),
         (TextEncoderConfig(model="ViT-B-16-SigLIP"), "does not read CLIP's tokens"),
     ],
 )
 def test_bad_configurations(config, message):
     with pytest.raises(ValueError, match=message):
         build_text_encoder(config)
+
+
+def test_encoders_are_written_as_words():
+    assert parse_text_encoders(["lingen-tiny"]) == {"lingen-tiny": TextEncoderConfig(model="lingen-tiny")}
+    words = "ul2=/w/ul2=x,family=t5,max_tokens=99 google/byt5.small,family=t5 A,pretrained=b=c"
+    found = parse_text_encoders(words.split())
+    assert list(found) == ["A", "byt5-small", "ul2"]
+    assert found["ul2"] == TextEncoderConfig(model="/w/ul2=x", family="t5", max_tokens=99)
+    assert found["byt5-small"] == TextEncoderConfig(model="google/byt5.small", family="t5")
+    assert found["A"] == TextEncoderConfig(model="A", pretrained="b=c")
+
+
+@pytest.mark.parametrize(
+    ("specs", "message"),
+    [
+        ([], "at least one encoder"),
+        ([""], "is not like clip="),
+        (["a="], "is not like clip="),
+        (["../a=b"], "is not like clip="),
+        (["a", "a,seed=1"], "two encoders are called a; write NAME=MODEL"),
+        (["a,weights=b"], "'weights=b' in 'a,weights=b' is no option; use pretrained=..."),
+        (["a,seed=one"], "wants a whole number"),
+        (["a,family=bert"], "family=bert .* use open_clip or t5"),
+    ],
+)
+def test_words_that_name_no_encoder(specs, message):
+    with pytest.raises(ValueError, match=f"^--text: .*{message}"):
+        parse_text_encoders(specs)
 
 
 def test_t5_by_bytes():
@@ -100,5 +128,5 @@ def test_two_encoders_feed_one_denoiser(encoder):
 
 def test_t5_without_its_package_says_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "transformers", None)
-    with pytest.raises(ValueError, match=r"text\.family: t5 needs the transformers package"):
+    with pytest.raises(ValueError, match="--text: family=t5 needs the transformers package"):
         build_text_encoder(TextEncoderConfig(family="t5", model="lingen-byt5-tiny"))
