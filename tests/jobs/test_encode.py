@@ -146,7 +146,7 @@ def _start(encode_inputs, output):
     return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
 
 
-def _wait_for(process, condition, seconds=120):
+def _wait_for(process, condition, seconds=400):
     end = time.monotonic() + seconds
     while not (found := condition()):
         assert process.poll() is None, process.communicate()[0]
