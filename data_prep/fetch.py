@@ -16,6 +16,7 @@ from collections.abc import Iterator
 from urllib.parse import urlsplit
 
 from data_prep.probe import MediaError
+from lingen.byte_ranges import filesystem
 
 _MEMBER = re.compile(r"(.+\.tar)#(\d+)\+(\d+)(\.\w+)?")
 
@@ -27,18 +28,6 @@ def is_remote(uri: str) -> bool:
 def member_uri(tar: str, offset: int, size: int, suffix: str) -> str:
     """The URI of a tar member's bytes."""
     return f"{tar}#{offset}+{size}{suffix}"
-
-
-def filesystem(uri: str):
-    """(pyarrow filesystem, path in it) of a remote URI; what pyarrow does not know itself goes through fsspec."""
-    from pyarrow import fs
-
-    if urlsplit(uri).scheme in ("s3", "gs", "gcs", "abfs", "hdfs"):
-        return fs.FileSystem.from_uri(uri)
-    import fsspec
-
-    inner, path = fsspec.core.url_to_fs(uri)
-    return fs.PyFileSystem(fs.FSSpecHandler(inner)), path
 
 
 def stamp(uri: str) -> str:

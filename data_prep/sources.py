@@ -22,9 +22,10 @@ from urllib.parse import urlsplit
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from data_prep.fetch import filesystem, is_remote, local_copy, stamp
+from data_prep.fetch import is_remote, local_copy, stamp
 from data_prep.probe import MediaError
 from data_prep.tar_source import tar_rows
+from lingen.byte_ranges import filesystem
 
 COLUMNS = ("uri", "media_type", "caption", "license", "source", "attribution")
 MEDIA_SUFFIXES = frozenset(

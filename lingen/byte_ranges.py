@@ -1,11 +1,14 @@
 """Byte ranges of the files below one folder: local by pread, remote (s3://, gs://, ...) through a bounded local cache.
 
+Remote folders are pyarrow's (S3, GCS, Azure, HDFS), others fsspec's.
+
 A sample is one range of a tar. Remote ranges are fetched alone, never whole shards: in random order a shard would be
 evicted before its second sample is asked for.
 """
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import os
 import tempfile
@@ -133,15 +136,27 @@ class LocalFiles(ByteRanges):
             os.close(fd)
 
 
+def filesystem(uri: str):
+    """(pyarrow filesystem, path in it) of a remote URI; what pyarrow does not know itself goes through fsspec."""
+    from pyarrow import fs
+
+    if uri.partition("://")[0] in ("s3", "gs", "gcs", "abfs", "hdfs"):
+        return fs.FileSystem.from_uri(uri)
+    import fsspec
+
+    inner, path = fsspec.core.url_to_fs(uri)
+    return fs.PyFileSystem(fs.FSSpecHandler(inner)), path
+
+
 class RemoteFiles(ByteRanges):
-    """Files behind fsspec; ranges are kept in `cache_dir`, the least recently used go when `max_bytes` are full."""
+    """Files of an object store; ranges are kept in `cache_dir`, the least recently used go beyond `max_bytes`."""
 
     def __init__(self, url: str, cache_dir: str | Path | None, max_bytes: int):
-        import fsspec
-
         self.root = url.rstrip("/")
-        self._fs, self._base = fsspec.core.url_to_fs(self.root)
+        self._fs, self._base = filesystem(self.root)
         self._max_bytes = max_bytes
+        # Opening costs a request for the size; an open file serves ranges to all threads at once.
+        self._open = functools.lru_cache(MAX_OPEN_FILES)(self._fs.open_input_file)
         if cache_dir is None:
             self._own = tempfile.TemporaryDirectory(prefix="lingen-ranges-")
             cache_dir = self._own.name
@@ -174,10 +189,14 @@ class RemoteFiles(ByteRanges):
         return view[: len(data)]
 
     def _fetch(self, name: str, offset: int, size: int) -> bytes:
+        path = f"{self._base}/{name}"
         try:
-            return self._fs.cat_file(f"{self._base}/{name}", start=offset, end=offset + size)
-        except FileNotFoundError:
-            raise FileNotFoundError(f"{self.root}: {name} is missing") from None
+            return self._open(path).read_at(size, offset)
+        except OSError as error:
+            self._open.cache_clear()
+            if isinstance(error, FileNotFoundError) or not self._fs.get_file_info(path).is_file:
+                raise FileNotFoundError(f"{self.root}: {name} is missing") from None
+            raise
 
     def _keep(self, entry: str, data: bytes) -> None:
         if len(data) > self._max_bytes:
@@ -196,21 +215,18 @@ class RemoteFiles(ByteRanges):
 
     def read_all(self, name):
         try:
-            return self._fs.cat_file(f"{self._base}/{name}")
+            with self._fs.open_input_file(f"{self._base}/{name}") as file:
+                return file.read()
         except FileNotFoundError:
             raise FileNotFoundError(f"{self.root}: {name} is missing") from None
 
     def folders(self, name):
-        if not self._fs.isdir(f"{self._base}/{name}"):
-            return []
-        found = self._fs.ls(f"{self._base}/{name}", detail=True)
-        return sorted(f["name"].rstrip("/").rpartition("/")[2] for f in found if f["type"] == "directory")
+        return sorted(info.base_name for info in self._list(name) if not info.is_file)
 
     def sizes(self, folders):
-        return {
-            f"{folder}/{f['name'].rpartition('/')[2]}": f["size"]
-            for folder in folders
-            if self._fs.isdir(f"{self._base}/{folder}")
-            for f in self._fs.ls(f"{self._base}/{folder}", detail=True)
-            if f["type"] == "file"
-        }
+        return {f"{name}/{info.base_name}": info.size for name in folders for info in self._list(name) if info.is_file}
+
+    def _list(self, name: str):
+        from pyarrow import fs
+
+        return self._fs.get_file_info(fs.FileSelector(f"{self._base}/{name}", allow_not_found=True))

@@ -98,7 +98,7 @@ class LatentLoader:
         self.index.check_files()
         self.plan, self.rank, self.world_size = plan, rank, world_size
         self.damaged: set[str] = set()
-        self._local = threading.local()
+        self._local, self._reporting = threading.local(), threading.Lock()
         self._next, self._stop = start_step, stop_step
         self._read_ahead, self._threads = read_ahead_mb * 1e6, max(1, threads)
 
@@ -157,8 +157,10 @@ class LatentLoader:
             try:
                 return sample, *bucket.read(sample.row, self._local.scratch)
             except DamagedSample as damage:
-                if sample.key not in self.damaged:
+                with self._reporting:  # two threads may meet the same sample at once
+                    new = sample.key not in self.damaged
                     self.damaged.add(sample.key)
+                if new:
                     log.warning("damaged sample, another is fed in its place: %s", damage)
                 sample = self.plan.replacement(batch.step, place, attempt)
         raise DamagedSample(f"{batch.bucket.name}: {MAX_REPLACEMENTS} samples in a row are damaged; encode it again")

@@ -1,4 +1,8 @@
 import os
+import socket
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -16,3 +20,40 @@ def clips() -> Path:
     if not SHARED_CLIPS.is_dir():
         pytest.skip(f"no test media at {SHARED_CLIPS}")
     return SHARED_CLIPS
+
+
+@pytest.fixture(scope="module")
+def s3_server():
+    """A local S3 server with an empty bucket, s3://clips, to which this process's s3:// URIs lead."""
+    pytest.importorskip("moto")
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        port = s.getsockname()[1]
+    server = subprocess.Popen(
+        [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    before = dict(os.environ)
+    os.environ |= {
+        "AWS_ENDPOINT_URL": f"http://127.0.0.1:{port}",
+        "AWS_ACCESS_KEY_ID": "x",
+        "AWS_SECRET_ACCESS_KEY": "x",
+        "AWS_DEFAULT_REGION": "us-east-1",
+    }
+    try:
+        for _ in range(600):
+            with socket.socket() as s:
+                if s.connect_ex(("127.0.0.1", port)) == 0:
+                    break
+            time.sleep(0.1)
+        from pyarrow import fs
+
+        s3, _ = fs.FileSystem.from_uri("s3://clips?allow_bucket_creation=true")
+        s3.create_dir("clips")
+        yield s3
+    finally:
+        os.environ.clear()
+        os.environ.update(before)
+        server.kill()
+        server.wait()

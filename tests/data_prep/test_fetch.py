@@ -1,8 +1,4 @@
 import os
-import socket
-import subprocess
-import sys
-import time
 
 import pytest
 import ray
@@ -14,50 +10,19 @@ from data_prep.sources import SourceConfig, read_source
 
 
 @pytest.fixture(scope="module")
-def bucket(clips):
+def bucket(clips, s3_server):
     """s3://clips on a local S3 server, with a manifest and two clips under set/."""
-    pytest.importorskip("moto")
     ray.shutdown()  # workers of a Ray that other tests started know nothing of this server
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        port = s.getsockname()[1]
-    server = subprocess.Popen(
-        [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)],
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
-    before = dict(os.environ)
-    os.environ |= {
-        "AWS_ENDPOINT_URL": f"http://127.0.0.1:{port}",
-        "AWS_ACCESS_KEY_ID": "x",
-        "AWS_SECRET_ACCESS_KEY": "x",
-        "AWS_DEFAULT_REGION": "us-east-1",
-    }
-    try:
-        for _ in range(200):
-            with socket.socket() as s:
-                if s.connect_ex(("127.0.0.1", port)) == 0:
-                    break
-            time.sleep(0.1)
-        from pyarrow import fs
-
-        s3, _ = fs.FileSystem.from_uri("s3://clips?allow_bucket_creation=true")
-        s3.create_dir("clips")
-        manifest = "uri,license,caption\nmilk.mkv,CC-BY-4.0,A sign.\nsub/owl.jpg,CC-BY-2.0,An owl.\n../x.mp4,MIT,x\n"
-        for key, data in {
-            "milk.mkv": (clips / "videos" / "sample-videos_milk.mkv").read_bytes(),
-            "sub/owl.jpg": (clips / "photos" / "test_data_owl.jpg").read_bytes(),
-            "manifest.csv": manifest.encode(),
-        }.items():
-            with s3.open_output_stream(f"clips/set/{key}") as out:
-                out.write(data)
-        yield "s3://clips/set"
-    finally:
-        ray.shutdown()
-        os.environ.clear()
-        os.environ.update(before)
-        server.kill()
-        server.wait()
+    manifest = "uri,license,caption\nmilk.mkv,CC-BY-4.0,A sign.\nsub/owl.jpg,CC-BY-2.0,An owl.\n../x.mp4,MIT,x\n"
+    for key, data in {
+        "milk.mkv": (clips / "videos" / "sample-videos_milk.mkv").read_bytes(),
+        "sub/owl.jpg": (clips / "photos" / "test_data_owl.jpg").read_bytes(),
+        "manifest.csv": manifest.encode(),
+    }.items():
+        with s3_server.open_output_stream(f"clips/set/{key}") as out:
+            out.write(data)
+    yield "s3://clips/set"
+    ray.shutdown()
 
 
 def test_an_s3_round_trip_and_a_second_run_that_downloads_nothing(bucket, tmp_path):
