@@ -10,13 +10,14 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 import time
 from collections import Counter
 from pathlib import Path
 from typing import Literal
 
 from data_prep.cluster import connect
-from data_prep.encode_summary import BucketSummary, EncodeSummary, canary_alarms, stage_warnings
+from data_prep.encode_summary import BucketSummary, EncodeSummary, canary_alarms, stage_warnings, stages_of
 from data_prep.latent_shards import LatentSettings, LatentWorker
 from data_prep.shard_parts import is_done, read_part, remove_parts
 from data_prep.shard_pool import WorkerConfig, pool_size, run_shards, torch_threads
@@ -29,6 +30,8 @@ from lingen.stages import ALL_STAGES
 from lingen.tae import load_tae, save_tae
 from lingen.tae_tiling import TilingConfig
 from lingen.text import TextEncoderConfig, build_text_encoder, parse_text_encoders
+
+log = logging.getLogger(__name__)
 
 CLIPS = "clips.parquet"
 COLUMNS = ["clip_id", "uri", "content_hash", "media_type", "start_s", "end_s", "width", "height"]
@@ -137,6 +140,9 @@ def encode(config: EncodeConfig) -> EncodeSummary:
 
     connect()
     pool_size(config.workers)
+    planned = stages_of(config.stages, config.groups(), [BucketSummary.of_plan(*p) for p in plans])
+    for warning in stage_warnings(planned, config.serve_shorter):  # known now, not only after hours of encoding
+        log.warning("%s", warning)
     shards = [s for _, bucket_shards in plans for s in bucket_shards]
     _encode_latents(config, shards)
     buckets, errors = _merge_latents(config, tae, plans)
@@ -147,12 +153,14 @@ def encode(config: EncodeConfig) -> EncodeSummary:
         )
     for name, encoder in encoders.items():
         write_text(folder.path, [b.name for b in buckets], name, encoder, config.dtype, config.workers)
+    stages = stages_of(config.stages, config.groups(), buckets)
     summary = EncodeSummary(
         buckets=buckets,
+        stages=stages,
         errors=dict(Counter(e["reason"] for e in errors)),
         unused=dict(unused),
         leftover_hours=leftover_s / 3600,
-        warnings=[*canary_alarms(config.min_psnr, buckets), *stage_warnings(config.stages, config.groups(), buckets)],
+        warnings=[*canary_alarms(config.min_psnr, buckets), *stage_warnings(stages, config.serve_shorter)],
         seconds=time.time() - started,
     )
     folder.publish(index_digests(folder.path) | {"summary": dataclasses.asdict(summary)}, started)

@@ -7,6 +7,7 @@ import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
+from data_prep.windows import ShardPlan
 from lingen.buckets import Bucket
 from lingen.manifest import read_manifest
 from lingen.stages import ALL_STAGES
@@ -14,10 +15,11 @@ from lingen.stages import ALL_STAGES
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class BucketSummary:
-    """One bucket: samples, seconds of video, shards, bytes of latents, (key, PSNR in dB) of its canaries."""
+    """One bucket: clips, samples, seconds of video, shards, bytes of latents, (key, PSNR in dB) of its canaries."""
 
     name: str
     resolution: int
+    clips: int
     samples: int
     seconds: float
     shards: int
@@ -29,11 +31,27 @@ class BucketSummary:
         return cls(
             name=name,
             resolution=resolution,
+            clips=len({row["clip_id"] for row in rows}),
             samples=len(rows),
             seconds=sum(row["seconds"] for row in rows),
             shards=len({row["shard"] for row in rows}),
             bytes=sum(row["size"] for row in rows),
             canaries=tuple((row["key"], row["canary_psnr"]) for row in rows if row["canary_psnr"] is not None),
+        )
+
+    @classmethod
+    def of_plan(cls, resolution: int, shards: Sequence[ShardPlan]) -> BucketSummary:
+        """What the bucket will have when nothing fails."""
+        sources = [window.provenance for shard in shards for window in shard.windows]
+        return cls(
+            name=shards[0].bucket,
+            resolution=resolution,
+            clips=len({source.clip_id for source in sources}),
+            samples=len(sources),
+            seconds=sum(source.end_s - source.start_s for source in sources),
+            shards=len(shards),
+            bytes=0,
+            canaries=(),
         )
 
     @property
@@ -43,10 +61,33 @@ class BucketSummary:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class StageSummary:
+    """What one stage of training gets: all buckets of a resolution and a length.
+
+    Fields: name; batch and steps, of the paper's stage, or 0; clips, samples and hours of video.
+    """
+
+    name: str
+    resolution: int
+    frames: int
+    batch: int = 0
+    steps: int = 0
+    clips: int = 0
+    samples: int = 0
+    hours: float = 0.0
+
+    @property
+    def passes(self) -> float:
+        """How often the stage's training shows a sample; nan when its steps are not known."""
+        return self.steps * self.batch / self.samples if self.steps and self.samples else float("nan")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class EncodeSummary:
     """Counts of one run. errors: reason -> samples; unused: reason -> clips; leftover: video in no sample."""
 
     buckets: list[BucketSummary]
+    stages: list[StageSummary]
     errors: dict[str, int]
     unused: dict[str, int]
     leftover_hours: float
@@ -58,7 +99,8 @@ class EncodeSummary:
         """Of a finished folder."""
         kept = read_manifest(folder)["outputs"]["summary"]
         buckets = [BucketSummary(**b | {"canaries": tuple(map(tuple, b["canaries"]))}) for b in kept.pop("buckets")]
-        return cls(buckets=buckets, **kept)
+        stages = [StageSummary(**s) for s in kept.pop("stages")]
+        return cls(buckets=buckets, stages=stages, **kept)
 
     @property
     def samples(self) -> int:
@@ -79,11 +121,50 @@ class EncodeSummary:
         return found | ({"canary_psnr_median": statistics.median(canaries)} if canaries else {})
 
     def rows(self) -> list[tuple]:
-        """The closing table: bucket, samples, hours, shards, MB, canary PSNR."""
+        """The closing table: bucket, clips, samples, hours, shards, MB, canary PSNR."""
         return [
-            (b.name, b.samples, round(b.seconds / 3600, 4), b.shards, round(b.bytes / 1e6, 1), f"{b.psnr:.1f} dB")
+            (
+                *(b.name, b.clips, b.samples, round(b.seconds / 3600, 4), b.shards, round(b.bytes / 1e6, 1)),
+                f"{b.psnr:.1f} dB",
+            )
             for b in self.buckets
         ]
+
+    def stage_rows(self) -> list[tuple]:
+        """What each stage gets: stage, clips, samples, hours, passes over them (of the paper's steps)."""
+        return [
+            (s.name, s.clips, s.samples, round(s.hours, 4), f"{s.passes:.3g}" if s.steps else "") for s in self.stages
+        ]
+
+
+def stages_of(
+    stages: Iterable[str], groups: Mapping[int, set[int]], buckets: Iterable[BucketSummary]
+) -> list[StageSummary]:
+    """What every stage that is encoded for gets; of lengths that no named stage is of, a row each.
+
+    Quality tuning trains on a reviewed part of its samples, not known here: it counts by its length alone.
+    """
+    named = [stage for stage in map(ALL_STAGES.get, stages) if not stage.quality_clips]
+    found = [
+        StageSummary(name=s.name, resolution=s.resolution, frames=s.frames, batch=s.batch, steps=s.steps) for s in named
+    ]
+    covered = {(s.resolution, s.frames) for s in found}
+    for resolution, lengths in sorted(groups.items()):
+        for frames in sorted(lengths):
+            if (resolution, frames) not in covered:
+                what = "images" if frames == 1 else f"videos of {frames} frames"
+                found.append(StageSummary(name=f"{what} at {resolution}p", resolution=resolution, frames=frames))
+    for i, stage in enumerate(found):
+        of_stage = [
+            b for b in buckets if (b.resolution, Bucket.parse(b.name).frames) == (stage.resolution, stage.frames)
+        ]
+        found[i] = dataclasses.replace(
+            stage,
+            clips=sum(b.clips for b in of_stage),
+            samples=sum(b.samples for b in of_stage),
+            hours=sum(b.seconds for b in of_stage) / 3600,
+        )
+    return found
 
 
 def canary_alarms(min_psnr: float, buckets: Iterable[BucketSummary]) -> list[str]:
@@ -100,22 +181,14 @@ def canary_alarms(min_psnr: float, buckets: Iterable[BucketSummary]) -> list[str
     return alarms
 
 
-def stage_warnings(
-    stages: Iterable[str], groups: Mapping[int, set[int]], buckets: Sequence[BucketSummary]
-) -> list[str]:
-    """Lengths with no sample at all, and stages with less than one batch, before training finds out."""
-    have: dict[tuple[int, int], int] = {}
-    for b in buckets:
-        place = b.resolution, Bucket.parse(b.name).frames
-        have[place] = have.get(place, 0) + b.samples
+def stage_warnings(stages: Iterable[StageSummary], serve_shorter: bool) -> list[str]:
+    """Stages without a sample, or with less than one batch, before training finds out."""
     warnings = []
-    for resolution, lengths in groups.items():
-        for frames in sorted(lengths):
-            if not have.get((resolution, frames)):
-                what = "images" if frames == 1 else f"videos of {frames} frames"
-                warnings.append(f"no {what} at {resolution}p: stages that need them cannot train")
-    for stage in map(ALL_STAGES.get, stages):
-        n = have.get((stage.resolution, stage.frames), 0)
-        if 0 < n < stage.batch:
-            warnings.append(f"{stage.name}: {n} samples are less than one batch of {stage.batch}")
+    longest = max((s.frames for s in stages), default=1)
+    for stage in stages:
+        if stage.samples >= max(1, stage.batch):
+            continue
+        lack = f"{stage.samples} samples are less than one batch of {stage.batch}" if stage.samples else "no sample"
+        shorter = 1 < stage.frames < longest and not serve_shorter
+        warnings.append(f"{stage.name}: {lack}{'; --serve-shorter cuts long clips for it too' if shorter else ''}")
     return warnings

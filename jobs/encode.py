@@ -7,7 +7,8 @@ from pipelines.tracking import flatten, log_outcome
 
 def run(config: EncodeConfig) -> None:
     summary = encode(config)
-    print(table(summary.rows(), ("bucket", "samples", "hours", "shards", "MB", "canary PSNR")))
+    print(table(summary.rows(), ("bucket", "clips", "samples", "hours", "shards", "MB", "canary PSNR")))
+    print(table(summary.stage_rows(), ("stage", "clips", "samples", "hours", "passes")))
     log_outcome(config.output, "lingen-encode", flatten(config.content()), summary.numbers(), [])
     print(f"{summary.samples} samples in {config.output}; {summary.leftover_hours:.3f} h of video in no sample")
     for reason, count in sorted(summary.unused.items()):
