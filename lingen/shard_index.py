@@ -298,6 +298,11 @@ class ShardIndex:
         return next(iter(self.buckets.values())).text_format
 
     @property
+    def text_names(self) -> list[str]:
+        """What the text encoders are, and where their weights come from."""
+        return [form.model for form in self.text_format]
+
+    @property
     def text_dims(self) -> tuple[int, ...]:
         """The text encoders' widths: what a denoiser for these shards has as text_dims."""
         return tuple(form.dim for form in self.text_format)

@@ -74,6 +74,7 @@ def _train(config: FitConfig, shards: ShardIndex, options: argparse.Namespace) -
             raw, averaged = whole_weights(model, ema)
             if dist.get_rank() == 0:
                 about = {"tae_digest": shards.format.tae_digest, "fps": shards.format.fps}
+                about |= {"text_names": shards.text_names, "text_digests": shards.text_digests}
                 export_model(options.output / "model", raw, averaged, model.config, about, Path(options.shards) / "tae")
         return finished
     finally:

@@ -199,7 +199,7 @@ def stage_architecture(stage: TrainStage, shards: ShardIndex, init: Path | None)
         if about["text_digests"] != shards.text_digests:
             raise ValueError(
                 f"--init: {init} was trained with text encoders {', '.join(about['text_names'])}, "
-                f"these shards have {', '.join(form.model for form in shards.text_format)}; see jobs/retext.py"
+                f"these shards have {', '.join(shards.text_names)}; see jobs/retext.py"
             )
         sizes = before.position_sizes
     return grown(dataclasses.replace(preset, position_sizes=sizes), shards)
@@ -270,7 +270,7 @@ def describe(
         "bucket": largest.name,
         "tae_digest": shards.format.tae_digest,
         "text": to_plain(text),
-        "text_names": [form.model for form in shards.text_format],
+        "text_names": shards.text_names,
         "text_digests": shards.text_digests,
         "prompts": prompts,
     }
