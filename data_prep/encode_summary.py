@@ -76,6 +76,16 @@ class StageSummary:
     samples: int = 0
     hours: float = 0.0
 
+    def recounted(self, buckets: Iterable[BucketSummary]) -> StageSummary:
+        """The same stage over these buckets."""
+        own = [b for b in buckets if (b.resolution, Bucket.parse(b.name).frames) == (self.resolution, self.frames)]
+        return dataclasses.replace(
+            self,
+            clips=sum(b.clips for b in own),
+            samples=sum(b.samples for b in own),
+            hours=sum(b.seconds for b in own) / 3600,
+        )
+
     @property
     def passes(self) -> float:
         """How often the stage's training shows a sample; nan when its steps are not known."""
@@ -154,17 +164,7 @@ def stages_of(
             if (resolution, frames) not in covered:
                 what = "images" if frames == 1 else f"videos of {frames} frames"
                 found.append(StageSummary(name=f"{what} at {resolution}p", resolution=resolution, frames=frames))
-    for i, stage in enumerate(found):
-        of_stage = [
-            b for b in buckets if (b.resolution, Bucket.parse(b.name).frames) == (stage.resolution, stage.frames)
-        ]
-        found[i] = dataclasses.replace(
-            stage,
-            clips=sum(b.clips for b in of_stage),
-            samples=sum(b.samples for b in of_stage),
-            hours=sum(b.seconds for b in of_stage) / 3600,
-        )
-    return found
+    return [stage.recounted(buckets) for stage in found]
 
 
 def canary_alarms(min_psnr: float, buckets: Iterable[BucketSummary]) -> list[str]:

@@ -16,15 +16,17 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from data_prep.encode import index_digests
-from data_prep.encode_summary import BucketSummary
+from data_prep.encode_summary import BucketSummary, StageSummary
 from data_prep.retext import share
 from data_prep.takedown import Takedown, content_of
+from data_prep.text_shards import text_tree
 from lingen.byte_ranges import ByteRanges, Scratch
 from lingen.manifest import CONFIG, OutputFolder, read_json, read_manifest, require_manifest
 from lingen.shard_index import INDEX, read_index, samples_digest, write_index
 from lingen.shards import LATENT, METADATA, TEXT, DamagedSample, ShardWriter, checksum, unpack_metadata
 
-MEMBERS = {"latents": ((LATENT, ""), (METADATA, "metadata_")), "text": ((TEXT, ""),)}
+MEMBERS_OF_LATENTS = (LATENT, ""), (METADATA, "metadata_")
+MEMBERS_OF_TEXT = ((TEXT, ""),)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -81,7 +83,12 @@ def take_down(config: ShardTakedownConfig) -> Touched:
         buckets = [BucketSummary.of_rows(n, before[n]["resolution"], rows) for n, rows in kept.items() if rows]
         if not buckets:
             raise ValueError(f"--takedown: nothing of {config.shards} is left; delete the folder instead")
-        summary = source["outputs"]["summary"] | {"buckets": buckets, "seconds": time.time() - started}
+        stages = [StageSummary(**stage).recounted(buckets) for stage in source["outputs"]["summary"]["stages"]]
+        summary = source["outputs"]["summary"] | {
+            "buckets": buckets,
+            "stages": stages,
+            "seconds": time.time() - started,
+        }
         folder.publish(index_digests(folder.path) | {"summary": summary}, started)
     return touched
 
@@ -116,9 +123,10 @@ def _samples(folder: Path, takedown: Takedown) -> Iterable[tuple[str, str, str, 
 
 
 def _rewrite(old: Path, new: Path, bucket: str, gone: set[str]) -> list[dict]:
-    """One bucket's two trees without the samples `gone`; the index rows of the latents that stay."""
+    """One bucket's trees without the samples `gone`; the index rows of the latents that stay."""
     kept = []
-    for tree, members in MEMBERS.items():
+    trees = {text_tree(encoder.name): MEMBERS_OF_TEXT for encoder in sorted(Path(old, "text").iterdir())}
+    for tree, members in {"latents": MEMBERS_OF_LATENTS, **trees}.items():
         table, form = read_index(old / tree / bucket / INDEX)
         stays = np.array([key not in gone for key in table["key"].to_pylist()])
         touched = set(table.filter(pa.array(~stays))["shard"].to_pylist())
