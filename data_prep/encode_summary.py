@@ -181,14 +181,14 @@ def canary_alarms(min_psnr: float, buckets: Iterable[BucketSummary]) -> list[str
     return alarms
 
 
-def stage_warnings(stages: Iterable[StageSummary], serve_shorter: bool) -> list[str]:
+def stage_warnings(stages: Sequence[StageSummary], serve_shorter: bool) -> list[str]:
     """Stages without a sample, or with less than one batch, before training finds out."""
     warnings = []
-    longest = max((s.frames for s in stages), default=1)
     for stage in stages:
         if stage.samples >= max(1, stage.batch):
             continue
         lack = f"{stage.samples} samples are less than one batch of {stage.batch}" if stage.samples else "no sample"
+        longest = max(s.frames for s in stages if s.resolution == stage.resolution)
         shorter = 1 < stage.frames < longest and not serve_shorter
         warnings.append(f"{stage.name}: {lack}{'; --serve-shorter cuts long clips for it too' if shorter else ''}")
     return warnings
