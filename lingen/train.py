@@ -16,6 +16,7 @@ import json
 import logging
 import os
 import sys
+import time
 from pathlib import Path
 
 import torch
@@ -104,7 +105,7 @@ class Metrics:
         if dist.get_rank() or step <= self._last:
             return
         with open(self._path, "a") as f:
-            f.write(json.dumps({"step": step, **metrics}) + "\n")
+            f.write(json.dumps({"step": step, "time_ms": int(time.time() * 1000), **metrics}) + "\n")
         shown = ("loss", "val/loss", "step_s")
         print(f"step {step}: " + ", ".join(f"{n} {metrics[n]:.4g}" for n in shown if n in metrics), flush=True)
 

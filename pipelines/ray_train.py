@@ -33,6 +33,11 @@ class WorkerConfig:
 
     count: int = 1
     """workers; the global batch is divided among them"""
+    min: int = 0
+    """fewest workers to train with while nodes are missing: training starts and goes on with as many as there are room
+    for, up to count; 0: always count"""
+    resize_after: float = 600.0
+    """seconds between looks for room to grow again; growing goes back to the newest checkpoint"""
     cpus: float = 1
     """CPUs that Ray reserves for each"""
     gpus: float = 0
@@ -45,6 +50,8 @@ class WorkerConfig:
     def __post_init__(self):
         if self.count < 1:
             raise ValueError(f"--workers.count: need at least one worker, got {self.count}")
+        if not 0 <= self.min <= self.count:
+            raise ValueError(f"--workers.min: must be 0 to --workers.count ({self.count}), got {self.min}")
 
 
 def run_workers(
@@ -73,7 +80,8 @@ def run_workers(
         function,
         train_loop_config=plan,
         scaling_config=ScalingConfig(
-            num_workers=workers.count,
+            num_workers=(workers.min, workers.count) if 0 < workers.min < workers.count else workers.count,
+            elastic_resize_monitor_interval_s=workers.resize_after,
             use_gpu=workers.gpus > 0,
             resources_per_worker={"CPU": workers.cpus, **({"GPU": workers.gpus} if workers.gpus else {})},
         ),
@@ -145,14 +153,22 @@ def _following(path: Path, progress: Progress) -> Iterator[None]:
 
 
 def _advance(path: Path, progress: Progress) -> None:
-    lines = path.read_text().splitlines() if path.is_file() else []
-    for line in reversed(lines):
+    for line in reversed(_last_lines(path)):
         with contextlib.suppress(json.JSONDecodeError):  # being written
             entry = json.loads(line)
             loss = next((v for k, v in entry["metrics"].items() if k in ("loss", "l1")), None)
             progress.update(entry["step"] - progress.done, note="" if loss is None else f"loss {loss:.4f}")
             return
     progress.update(0, note="workers are starting")
+
+
+def _last_lines(path: Path, size: int = 1 << 14) -> list[bytes]:
+    """The end of the file alone: after weeks of training the whole would be megabytes, every second."""
+    if not path.is_file():
+        return []
+    with open(path, "rb") as f:
+        f.seek(max(0, path.stat().st_size - size))
+        return f.read().splitlines()
 
 
 def absolute_paths(config: Config) -> Config:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import logging
 import os
 import time
@@ -17,6 +18,7 @@ from data_prep.quality import decisions
 from lingen.buckets import Bucket
 from lingen.denoiser import Denoiser, DenoiserConfig
 from lingen.export import export_model, model_folder, read_about, whole_weights
+from lingen.loader import LatentBatch
 from lingen.manifest import (
     OutputFolder,
     digest,
@@ -45,6 +47,7 @@ from pipelines.tracking import Run, catch_up, dataset, experiment_name, flatten,
 log = logging.getLogger(__name__)
 
 PROMPTS = "prompts.safetensors"
+SAMPLES = "samples"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -71,6 +74,8 @@ class TrainConfig:
     """the training workers"""
     mlflow: str | None = None
     """MLflow tracking URI; default: MLFLOW_TRACKING_URI, else mlflow.db beside the output folder"""
+    record_samples: bool = False
+    """write which samples every step saw to samples/ in the output folder, one file of JSON lines a worker"""
     overwrite: bool = False
     """replace an output folder made with other settings"""
 
@@ -95,6 +100,8 @@ def train(config: TrainConfig) -> dict[str, Any]:
     clips = reviewed_clips(stage, config.quality)
     train, held_out = select(shards, config.fit.held_out, clips)
     log.info("%s: %d samples to train on, %d held out", stage.name, len(train), len(held_out) if held_out else 0)
+    if config.fit.shard_group and config.workers.count % config.fit.shard_group:
+        raise ValueError(f"--fit.shard-group: {config.fit.shard_group} does not divide {config.workers.count} workers")
     architecture = stage_architecture(stage, shards, config.init)
     inputs = {"shards": samples_digest(encoded), "init": None, "quality": clips and digest(clips)}
     if config.init:
@@ -280,7 +287,7 @@ def _curve_of(fit_config: FitConfig) -> dict:
     """The part of the configuration that decides the loss curve and the weights."""
     bookkeeping = {"checkpoint_every", "keep_checkpoints", "keep_every", "log_every", "sample_every", "micro_batch"}
     bookkeeping |= {"validate_every", "validation_samples", "guard", "hang_timeout", "compile"}
-    bookkeeping |= {"activation_checkpointing"}
+    bookkeeping |= {"activation_checkpointing", "shard_group"}
     return {name: value for name, value in to_plain(fit_config).items() if name not in bookkeeping}
 
 
@@ -326,6 +333,8 @@ def _worker(plan: dict) -> bool:
     hooks = Hooks(sample=Preview(plan, run), notice_together=DrainNotice())
     if run:
         hooks = dataclasses.replace(hooks, log=Report(run, plan["first_start"]), notice=StopFile(output))
+    if config.record_samples:
+        hooks = dataclasses.replace(hooks, batch=SampleRecord(output / SAMPLES / f"{rank:05d}.jsonl"))
     try:
         model, ema, finished = fit(
             config.fit,
@@ -382,6 +391,21 @@ class Report:
         if "step_s" in metrics and step > self._step:
             self._useful_s += metrics["step_s"] * (step - self._step - metrics["skipped_steps"])
             self._step = step
+
+
+class SampleRecord:
+    """One line per step: the step (from 1, as in the metrics), the first place in the global batch, the samples' keys.
+
+    A step that was trained twice, before and after a restart, is there twice.
+    """
+
+    def __init__(self, path: Path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self._file = open(path, "a", buffering=1)  # noqa: SIM115  (whole lines; as long as the worker lives)
+
+    def __call__(self, batch: LatentBatch) -> None:
+        line = {"step": batch.step + 1, "place": batch.places.start, "keys": batch.keys}
+        self._file.write(json.dumps(line) + "\n")
 
 
 class Preview:
