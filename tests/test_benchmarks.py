@@ -50,3 +50,14 @@ def test_scaling_measures_one_point(model):
     point = json.loads(done.stdout)
     assert point["cpu_seconds"] > 0
     assert point["peak_mib"] > 0
+
+
+def test_the_parts_of_a_training_step_add_up(tmp_path):
+    done = run("step_split.py", "--steps", 2, "--warmup", 1, "--output", tmp_path / "split.json")
+    assert done.returncode == 0, done.stderr
+    result = json.loads((tmp_path / "split.json").read_text())
+    split = result["percent_of_step"]
+    assert sum(split.values()) == pytest.approx(100, abs=0.1)
+    assert {"data", "forward", "backward", "optimizer", "report", "checkpoint"} <= split.keys()
+    assert split["backward"] > split["data"] > 0
+    assert (result["steps"], result["percent_not_model"] < 100) == (2, True)

@@ -1,0 +1,120 @@
+"""What do Ray Train and MLflow cost? jobs/train.py against the bare loop under torchrun, on the same work.
+
+    python benchmarks/ray_overhead.py --rounds 5
+
+Both train the same stage on the same random latents with two workers. Rounds are interleaved and their order is random;
+the cost is the median over rounds of the ratio of the two's steady step: the median wall time from one report to the
+next, so reports and tracking count. The time until the first report is start-up and stands apart.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import json
+import os
+import random
+import socket
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from machine import describe
+
+from lingen.manifest import to_plain
+from lingen.synthetic import write_random_encoding
+from pipelines.recipes import find_stage
+
+ROOT = Path(__file__).parents[1]
+RESULT = ROOT / "benchmarks" / "results" / "ray_overhead.json"
+ENVIRONMENT = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE"}
+STAGE, BUCKET = "demo_t2v_64p_1s", "video_64x64_16f"
+SKIP = 2  # reports at the start: the first steps allocate
+
+
+def fit_settings(options) -> dict:
+    """Settings of the stage, the same for both."""
+    changes = {"steps": options.steps, "log_every": options.log_every, "image_ratio": "0", "batch_size": 8}
+    changes |= {"checkpoint_every": options.steps, "sample_every": 0, "warmup": 10}
+    changes |= {"held_out": 0, "validate_every": 0}
+    return changes
+
+
+def bare(shards: Path, output: Path, options) -> list[str]:
+    """lingen.train, as torchrun starts it: torch and lingen/ alone."""
+    fit = to_plain(find_stage(STAGE)[1].fit) | fit_settings(options)
+    settings = [f"{name}={value}" for name, value in fit.items() if not isinstance(value, dict)]
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        port = s.getsockname()[1]
+    launcher = ["-m", "torch.distributed.run", f"--nproc-per-node={options.workers}", f"--master-port={port}"]
+    return [*launcher, "-m", "lingen.train", "--shards", str(shards), "--output", str(output), *settings]
+
+
+def under_ray(shards: Path, output: Path, options) -> list[str]:
+    """jobs/train.py with its tracking store beside the output."""
+    command = ["jobs/train.py", "--stage", STAGE, "--shards", str(shards), "--output", str(output)]
+    command += ["--workers.count", str(options.workers), "--workers.threads", "1", "--sampler.steps", "1"]
+    for name, value in fit_settings(options).items():
+        command += [f"--fit.{name.replace('_', '-')}", str(value)]
+    return command
+
+
+KINDS = {"torchrun": (bare, "metrics.jsonl"), "ray": (under_ray, "tracking/metrics.jsonl")}
+
+
+def run(kind: str, shards: Path, folder: Path, options) -> dict:
+    """Start-up and steady step of one run, in seconds."""
+    make, metrics = KINDS[kind]
+    output = folder / "out"
+    environment = {k: v for k, v in ENVIRONMENT.items() if k not in ("MLFLOW_TRACKING_URI", "RAY_ADDRESS")}
+    began = time.time()
+    command = [sys.executable, *make(shards, output, options)]
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+    if done.returncode:
+        sys.exit(f"{kind} failed:\n{done.stdout[-1000:]}\n{done.stderr[-3000:]}")
+    reports = [json.loads(line) for line in (output / metrics).read_text().splitlines()]
+    times = [report["time_ms"] / 1000 for report in reports]
+    steps = [(b - a) / options.log_every for a, b in itertools.pairwise(times)][SKIP:]
+    return {"steady_step": statistics.median(steps), "start_up": times[0] - began, "whole": time.time() - began}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--steps", type=int, default=120)
+    parser.add_argument("--log-every", type=int, default=10)
+    parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--output", type=Path, default=RESULT)
+    options = parser.parse_args()
+    if options.steps // options.log_every < SKIP + 3:
+        sys.exit(f"error: --steps: at least {options.log_every * (SKIP + 3)}, for enough reports")
+    machine = describe()
+    runs: dict[str, list[dict]] = {kind: [] for kind in KINDS}
+    with tempfile.TemporaryDirectory() as folder:
+        shards = write_random_encoding(Path(folder, "latents"), {BUCKET: 64})
+        for round_ in range(options.rounds):
+            for kind in random.sample(list(KINDS), len(KINDS)):
+                with tempfile.TemporaryDirectory(dir=folder) as place:
+                    runs[kind].append(run(kind, shards, Path(place), options))
+                print(f"round {round_ + 1}: {kind:9}{runs[kind][-1]['steady_step'] * 1e3:9.2f} ms a step", flush=True)
+    ratios = [ray["steady_step"] / bare["steady_step"] for ray, bare in zip(runs["ray"], runs["torchrun"])]
+    medians = {k: {n: round(statistics.median(r[n] for r in v), 4) for n in v[0]} for k, v in runs.items()}
+    result = {
+        "question": "cost of Ray Train and MLflow over the bare loop under torchrun, on the same work",
+        "machine": machine | {"load_average_at_end": describe()["load_average"]},
+        "settings": {"stage": STAGE, "workers": options.workers, "rounds": options.rounds, **fit_settings(options)},
+        "seconds_median": medians,
+        "overhead_percent": round(100 * (statistics.median(ratios) - 1), 2),
+        "overhead_percent_of_rounds": [round(100 * (ratio - 1), 2) for ratio in ratios],
+    }
+    options.output.write_text(json.dumps(result, indent=1) + "\n")
+    print(f"Ray Train and MLflow: {result['overhead_percent']:+.2f} % of a steady step; start-up", end=" ")
+    print(f"{medians['ray']['start_up']:.1f} s against {medians['torchrun']['start_up']:.1f} s")
+
+
+if __name__ == "__main__":
+    main()
