@@ -30,7 +30,7 @@ from machine import describe
 
 from lingen.buckets import Bucket
 from lingen.denoiser import DenoiserConfig
-from lingen.flops import forward_flops, parameter_count
+from lingen.flops import parameter_count, peak_flops, training_flops
 from lingen.presets import PRESETS
 from lingen.shard_index import ShardIndex
 from lingen.stages import STAGES
@@ -39,8 +39,6 @@ from lingen.training import FitConfig, Hooks, fit, grown
 
 RESULTS = Path(__file__).parent / "results"
 MODEL = ("forward", "backward", "optimizer")
-PEAK_TFLOPS = {"H100 PCIe": 756, "H100": 989, "H200": 989, "A100": 312, "B200": 2250, "L40S": 362}
-"""dense bfloat16, from the makers' data sheets; the first name that the device's name contains counts"""
 
 
 class Stopwatch:
@@ -112,8 +110,7 @@ def on_gpu(options) -> dict:
     """lingen_4b's layers, as many as fit: batch 1, bfloat16, compiled, activations recomputed."""
     stage = next(s for s in STAGES if s.name == options.stage)
     bucket = Bucket("video", stage.height, stage.width, stage.frames)
-    device = torch.cuda.get_device_name()
-    peak = next((tflops for name, tflops in PEAK_TFLOPS.items() if name in device), None)
+    peak = peak_flops(torch.cuda.get_device_name())
     config = FitConfig(
         steps=options.warmup + options.steps + 1,
         batch_size=options.batch,
@@ -137,16 +134,15 @@ def on_gpu(options) -> dict:
         torch.cuda.empty_cache()
     else:
         sys.exit("error: not one group of layers fits this GPU")
-    flops = 3 * options.batch * sum(forward_flops(architecture, stage.latent_shape).values())
-    achieved = flops / result["step_seconds"] / 1e12
+    achieved = options.batch * training_flops(architecture, stage.latent_shape) / result["step_seconds"]
     return {
         "model": f"lingen_4b with {depth} of {base.depth} layers",
         "parameters": parameter_count(architecture),
         "stage": stage.name,
         "fit": dataclasses.asdict(config),
         **result,
-        "tflops_per_second": round(achieved, 2),
-        "peak_tflops_bf16": peak,
+        "tflops_per_second": round(achieved / 1e12, 2),
+        "peak_tflops_bf16": peak and peak / 1e12,
         "mfu_percent": round(100 * achieved / peak, 2) if peak else None,
         "memory_gib": round(torch.cuda.max_memory_allocated() / 2**30, 2),
     }
