@@ -25,7 +25,7 @@ mlflow = pytest.importorskip("mlflow")
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(900)]
 
 ROOT = Path(__file__).parents[2]
-STAGE, STEPS = "demo_t2i_64p", 56
+STAGE, STEPS = "demo_t2i_64p", 72
 FIT = {"steps": STEPS, "batch_size": 6, "log_every": 1, "checkpoint_every": 4, "held_out": 0, "validate_every": 0}
 ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE"}
 PATIENCE_S = 300
