@@ -23,7 +23,7 @@ from lingen.shard_index import INDEX, TextFormat, read_index, write_index
 from lingen.shards import TEXT, ShardWriter, pack_text, unpack_metadata
 from lingen.text import TextEncoderConfig, build_text_encoder
 
-Encoders = Annotated[tuple[str, ...], tyro.conf.arg(metavar="ENCODER [ENCODER ...]", aliases=("--text.model",))]
+Encoders = Annotated[tuple[str, ...], tyro.conf.arg(metavar="ENCODER [ENCODER ...]")]
 """A command line's text encoders, as lingen.text.parse_text_encoders reads them."""
 
 

@@ -279,6 +279,10 @@ class ShardIndex:
         encoders = files.folders("text")
         if not encoders:
             raise ValueError(f"{folder}: no text here; run jobs/encode.py to its end first")
+        if set(encoders) & set(names):
+            raise ValueError(
+                f"{folder}: encoded before text encoders had folders of their own; run jobs/encode.py again"
+            )
         index = cls({name: BucketIndex(Bucket.parse(name), files, encoders) for name in names}, str(folder))
         for bucket in index.buckets.values():
             if bucket.format.tae_digest != index.format.tae_digest:
