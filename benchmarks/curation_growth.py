@@ -138,16 +138,17 @@ def run_size(size: int, folder: Path, workers: int) -> dict:
     manifest = make_clips(folder, range(size))
     shutil.rmtree(folder / f"run-{size}", ignore_errors=True)
     command = [sys.executable, __file__, "--one", manifest, "--folder", folder / f"run-{size}"]
-    child = subprocess.Popen([*map(str, command), "--workers", str(workers)], stdout=subprocess.PIPE, text=True)
+    child = subprocess.Popen([*map(str, command), "--workers", str(workers)])
     peaks, done = {}, threading.Event()
     watcher = threading.Thread(target=watch, args=(child.pid, peaks, done))
     watcher.start()
-    out, _ = child.communicate()
+    child.wait()
     done.set()
     watcher.join()
     if child.returncode:
         sys.exit(f"the run of {size} clips ended with code {child.returncode}")
-    return json.loads(out.splitlines()[-1]) | {f"{kind}_peak_mib": round(v) for kind, v in sorted(peaks.items())}
+    found = json.loads((folder / f"run-{size}" / "result.json").read_text())
+    return found | {f"{kind}_peak_mib": round(v) for kind, v in sorted(peaks.items())}
 
 
 def main() -> None:
@@ -159,7 +160,8 @@ def main() -> None:
     parser.add_argument("--one", type=Path, help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.one:
-        print(json.dumps(measure_one(args.one, args.folder, args.workers)))
+        found = measure_one(args.one, args.folder, args.workers)
+        (args.folder / "result.json").write_text(json.dumps(found))
         return
     folder = args.folder or Path(tempfile.mkdtemp(prefix="growth-"))
     clip = f"{FRAMES / FPS:g} s of {WIDTH}x{HEIGHT} at {FPS} fps"
