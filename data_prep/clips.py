@@ -13,12 +13,13 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from data_prep.dissolves import Dissolve
 from data_prep.license import Decision
 from data_prep.measure import Measured
 from data_prep.scores import SCORES, span_scores, stills_inside
 from data_prep.shots import Candidate, ShotConfig, cuts
 from data_prep.sources import rows_of
-from data_prep.spans import Span, SpanConfig, spans
+from data_prep.spans import TICK_S, Span, SpanConfig, spans
 from data_prep.store import Snapshot
 from data_prep.takedown import Takedown
 
@@ -169,7 +170,11 @@ def _spans_of(
     else:
         names = ("cut_s", "cut_change", "cut_histogram", "cut_ratio")
         edges = cuts((Candidate(*c) for c in zip(*(signals[name] for name in names))), shots)
+        names = ("dissolve_s", "dissolve_end_s", "dissolve_misfit")
+        mixed = [Dissolve(*d) for d in zip(*(signals[name] for name in names)) if d[2] < shots.max_misfit]
+        edges += [edge for d in mixed for edge in (d.start_s, d.end_s)]
         pieces = spans(signals["duration_s"], edges, config)
+        pieces = [dataclasses.replace(p, reason="dissolve") if _within(p, mixed) else p for p in pieces]
     facts = {name: signals[name] for name in ("key", "media_type", "width", "height", "fps")}
     out = []
     for piece in pieces:
@@ -177,6 +182,10 @@ def _spans_of(
         said = {"start_s": piece.start_s, "end_s": piece.end_s, **dict(zip(_STOPPED, why))}
         out.append(facts | said | _of_span(signals, piece, *look))
     return out
+
+
+def _within(piece: Span, mixed: list[Dissolve]) -> bool:
+    return any(d.start_s - TICK_S < piece.start_s and piece.end_s < d.end_s + TICK_S for d in mixed)
 
 
 def _of_span(signals: dict, piece: Span, aesthetic: Sequence[float], embeddings: np.ndarray | None) -> dict:

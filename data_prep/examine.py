@@ -16,12 +16,13 @@ import numpy as np
 import pyarrow as pa
 
 from data_prep import motion, shots, technical, text_area
+from data_prep.dissolves import DissolveFinder
 from data_prep.exact_cuts import exact
 from data_prep.frames import decode, picture, read_image, turn
 from data_prep.planes import grey, planes
 from data_prep.probe import MediaError, Probe, probe
 
-VERSION = 7
+VERSION = 8
 """Raise when a measurement changes its meaning: stored rows of older versions are then measured anew."""
 MOST_STILLS = 2000
 PROBED = (
@@ -75,6 +76,9 @@ SCHEMA = pa.schema(
         ("cut_change", _floats),
         ("cut_histogram", _floats),
         ("cut_ratio", _floats),
+        ("dissolve_s", pa.list_(pa.float64())),
+        ("dissolve_end_s", pa.list_(pa.float64())),
+        ("dissolve_misfit", _floats),
         ("sample_s", pa.list_(pa.float64())),
         ("sample_luma", _floats),  # mean, 0..255
         ("sample_spread", _floats),  # 95th minus 5th percentile of luma
@@ -151,7 +155,7 @@ class _Signals:
         self.still_step = max(config.still_every_s, known.duration_s / MOST_STILLS)
         self.frames = self.corrupt = 0
         self.spent = dict.fromkeys(("shots", "motion", "stills"), 0.0)
-        self.cuts = shots.CutFinder()
+        self.cuts, self.dissolves = shots.CutFinder(), DissolveFinder()
         self.change = 0.0
         self.before_grey = None
         self.next_sample_s, self.next_still_s = 0.0, min(self.still_step / 2, known.duration_s / 2)
@@ -166,6 +170,7 @@ class _Signals:
         clock = time.perf_counter()
         parts = planes(frame)
         change = self.cuts.add(seconds, parts)
+        self.dissolves.add(seconds, self.cuts.samples)
         clock = self._spend("shots", clock)
         if seconds >= self.next_sample_s - 1e-3:
             self.next_sample_s = max(self.next_sample_s, seconds - 0.5 / self.config.sample_fps)
@@ -223,6 +228,7 @@ class _Signals:
         self.jpegs.append(data.tobytes() if ok else b"")
 
     def row(self, found: list[shots.Candidate]) -> dict:
+        dissolves = self.dissolves.found()
         fields = {
             "motion": "total",
             "camera_motion": "camera",
@@ -239,6 +245,9 @@ class _Signals:
             "cut_change": [c.change for c in found],
             "cut_histogram": [c.histogram for c in found],
             "cut_ratio": [c.ratio for c in found],
+            "dissolve_s": [d.start_s for d in dissolves],
+            "dissolve_end_s": [d.end_s for d in dissolves],
+            "dissolve_misfit": [d.misfit for d in dissolves],
             **self.samples,
             **{column: [getattr(m, name) for m in self.motions] for column, name in fields.items()},
             "still_s": self.still_s,

@@ -25,6 +25,8 @@ FLOOR = 4.0
 """Smaller changes are never cuts; larger ones that stand out at all are kept, so that thresholds can move later."""
 FLOOR_RATIO = 1.5
 FLOOR_HISTOGRAM = 0.02
+MOST_MISFIT = 0.35
+"""Dissolves (data_prep.dissolves) that fit worse are not kept."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -35,6 +37,9 @@ class ShotConfig:
     """Share of the picture whose levels change: a jump of the encoder at a key frame stays below."""
     min_ratio: float = 3.4
     """How much a cut stands out: the product of its change over the changes around it, in place and of histograms."""
+    max_misfit: float = 0.25
+    """How far the pictures of a dissolve may be from mixes of its ends, 0 to 0.35. Dissolves are cut out, at both ends;
+    0 leaves them in."""
 
     def __post_init__(self):
         floors = {"min_change": FLOOR, "min_histogram": FLOOR_HISTOGRAM, "min_ratio": FLOOR_RATIO}
@@ -42,6 +47,10 @@ class ShotConfig:
             if getattr(self, field) < least:
                 flag = field.replace("_", "-")
                 raise ValueError(f"--shots.{flag}: {getattr(self, field)} is under the smallest value kept ({least})")
+        if not 0 <= self.max_misfit <= MOST_MISFIT:
+            raise ValueError(
+                f"--shots.max-misfit: {self.max_misfit} is not within 0 and the largest kept, {MOST_MISFIT}"
+            )
 
 
 class Candidate(NamedTuple):
@@ -63,6 +72,11 @@ class CutFinder:
         self.changes: list[float] = []
         self.histogram_changes: list[float] = []
         self._before: tuple[np.ndarray, np.ndarray] | None = None
+
+    @property
+    def samples(self) -> np.ndarray:
+        """The signature of the last frame."""
+        return self._before[0]
 
     def add(self, seconds: float, planes: list[np.ndarray]) -> float:
         """The frame's change from the one before, in levels of 255; 0 for the first."""

@@ -24,8 +24,17 @@ CUTS_S = {
 }
 
 
+DISSOLVES_S = {"big-buck-bunny-480p-30s_video.mp4": [(0.4, 2.4)]}  # it comes out of black
+
+
 def found_in(path, **config):
-    row, _ = examine(str(path), ExamineConfig())
+    return cuts_of(examine(str(path), ExamineConfig())[0], **config)
+
+
+DISSOLVES = ("dissolve_s", "dissolve_end_s", "dissolve_misfit")
+
+
+def cuts_of(row, **config):
     columns = ("cut_s", "cut_change", "cut_histogram", "cut_ratio")
     return cuts((Candidate(*c) for c in zip(*(row[c] for c in columns))), ShotConfig(**config))
 
@@ -33,9 +42,12 @@ def found_in(path, **config):
 @pytest.mark.parametrize("name", sorted(CUTS_S))
 def test_known_cuts_to_two_frames_and_no_others(clips, name):
     path = clips / "videos" / name
-    found = found_in(path)
+    row, _ = examine(str(path), ExamineConfig())
+    found = cuts_of(row)
     assert len(found) == len(CUTS_S[name]), found
     assert np.abs(np.array(found) - CUTS_S[name]).max(initial=0) <= 2 / probe(path).fps
+    mixed = [d[:2] for d in zip(*(row[c] for c in DISSOLVES)) if d[2] < ShotConfig().max_misfit]
+    assert mixed == [pytest.approx(d, abs=0.3) for d in DISSOLVES_S.get(name, [])]
 
 
 def test_cuts_of_variable_rate_video_are_on_presentation_times(clips, tmp_path):
@@ -109,3 +121,5 @@ def test_thresholds_move_without_decoding_but_not_below_what_was_kept():
     assert cuts(found, ShotConfig(min_change=15)) == [1.0]
     with pytest.raises(ValueError, match=r"--shots\.min-ratio"):
         ShotConfig(min_ratio=1.0)
+    with pytest.raises(ValueError, match=r"--shots\.max-misfit"):
+        ShotConfig(max_misfit=0.5)
