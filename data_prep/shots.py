@@ -37,7 +37,7 @@ class ShotConfig:
     """Share of the picture whose levels change: a jump of the encoder at a key frame stays below."""
     min_ratio: float = 3.4
     """How much a cut stands out: the product of its change over the changes around it, in place and of histograms."""
-    max_misfit: float = 0.25
+    max_misfit: float = 0.22
     """How far the pictures of a dissolve may be from mixes of its ends, 0 to 0.35. Dissolves are cut out, at both ends;
     0 leaves them in."""
 

@@ -1,3 +1,4 @@
+import shutil
 import struct
 import subprocess
 import sys
@@ -6,6 +7,7 @@ import av
 import numpy as np
 import pytest
 
+from data_prep.frames import read_frames
 from data_prep.probe import MediaError, probe
 
 # Every odd file: either the reason it must be refused for, or what it must be (None: only that it is accepted).
@@ -85,6 +87,16 @@ def test_audio_alone_is_no_video(tmp_path):
             out.mux(packet)
     with pytest.raises(MediaError, match="no_video_stream"):
         probe(path)
+
+
+@pytest.mark.skipif(shutil.which("ffmpeg") is None, reason="the file is made by ffmpeg's program")
+def test_hevc_in_avi_is_read_where_the_file_names_it(clips, tmp_path):
+    path = tmp_path / "hevc.avi"
+    source = clips / "videos" / "media_sample.video.mp4"
+    subprocess.run(["ffmpeg", "-v", "error", "-i", source, "-an", "-c", "copy", "-tag:v", "HEVC", path], check=True)
+    known = probe(path)
+    assert (known.codec, known.container, known.width, known.frame_count) == ("hevc", "avi", 1920, 73)
+    assert read_frames(path, [1.0], (90, 160)).std() > 10
 
 
 def test_a_playlist_cannot_pull_in_another_file(clips, tmp_path):
