@@ -10,9 +10,11 @@ from typing import Annotated
 
 import tyro
 
+from lingen.manifest import read_manifest
 from lingen.progress import clock
 from pipelines import cli
 from pipelines.tracking import store_beside
+from pipelines.training import CHANGES, changes
 from pipelines.workflow import StepFailed, Workflow
 
 
@@ -54,7 +56,15 @@ def main(config: PipelineConfig) -> None:
         sys.exit(failure.code)
     print()
     print(cli.table([(o.step.name, o.state, clock(o.seconds)) for o in outcomes], ("step", "", "took")))
+    print()
+    print(stage_table(workflow))
     print(closing_words(config, workflow))
+
+
+def stage_table(workflow: Workflow) -> str:
+    """What each stage changed: every one starts from the one before, positions grow, losses fall."""
+    manifests = [(s.output.name, read_manifest(s.output)) for s in workflow.steps if s.job == "train"]
+    return cli.table([(name, *changes(m["outputs"])) for name, m in manifests], ("stage", *CHANGES))
 
 
 def closing_words(config: PipelineConfig, workflow: Workflow) -> str:

@@ -2,7 +2,7 @@
 
 from pipelines import cli
 from pipelines.recipes import find_stage
-from pipelines.training import TrainConfig, train
+from pipelines.training import CHANGES, TrainConfig, changes, train
 
 
 def defaults(arguments: list[str]) -> dict:
@@ -17,10 +17,9 @@ def defaults(arguments: list[str]) -> dict:
 def run(config: TrainConfig) -> None:
     manifest = train(config)
     outputs = manifest["outputs"]
-    before, after = (sizes and "x".join(map(str, sizes)) for sizes in outputs["positions"].values())
     rows = [("stage", config.stage), ("started from", config.init or "random weights"), ("steps", outputs["steps"])]
-    rows += [("positions (TxHxW)", f"{before or 'none'} -> {after}"), ("seconds", manifest.get("seconds", 0))]
-    print(cli.table(rows))
+    rows += [(name, change) for name, change in zip(CHANGES, changes(outputs))]
+    print(cli.table([*rows, ("seconds", manifest.get("seconds", 0))]))
     print(f"\nmodel: {config.output}/model")
     print(f"next: python jobs/generate.py --checkpoint {config.output} --prompt ... , or --init of a later stage")
 

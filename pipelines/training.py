@@ -40,7 +40,15 @@ from lingen.text import TextEncoderConfig, build_text_encoder, pad_text, parse_t
 from lingen.training import FitConfig, Hooks, fit, grown
 from lingen.video import decoded_frames
 from pipelines.cli import Preempted
-from pipelines.ray_train import TRACKING, DrainNotice, WorkerConfig, absolute_paths, prepare_worker, run_workers
+from pipelines.ray_train import (
+    TRACKING,
+    DrainNotice,
+    WorkerConfig,
+    absolute_paths,
+    metrics_file,
+    prepare_worker,
+    run_workers,
+)
 from pipelines.recipes import Recipe, TrainStage, find_stage
 from pipelines.tracking import Run, catch_up, dataset, experiment_name, flatten, git_state, store_beside
 
@@ -145,6 +153,7 @@ def train(config: TrainConfig) -> dict[str, Any]:
         {
             "model": file_digest(model / "ema.safetensors"),
             "steps": config.fit.steps,
+            "loss": first_and_last(folder.path),
             "positions": {"before": _positions_of(config.init), "after": architecture.position_sizes},
             "checkpoint": str(Path("checkpoints") / f"step_{config.fit.steps:08d}"),
         },
@@ -359,6 +368,31 @@ def _worker(plan: dict) -> bool:
     if run is not None:
         run.close("FINISHED" if finished else "KILLED")
     return finished
+
+
+def first_and_last(output: Path) -> dict[str, list[float]]:
+    """Metric -> [at the start, at the end] of a finished stage: `loss` over its first and last tenth, `val/loss`."""
+    found: dict[str, list[float]] = {"loss": [], "val/loss": []}
+    for line in metrics_file(output).read_text().splitlines():
+        metrics = json.loads(line)["metrics"]
+        for name, values in found.items():
+            values += [metrics[name]] if name in metrics else []
+    ends = {}
+    for name, values in found.items():
+        count = max(1, len(values) // 10) if name == "loss" else 1
+        if values:
+            ends[name] = [round(sum(part) / count, 4) for part in (values[:count], values[-count:])]
+    return ends
+
+
+CHANGES = ("positions (TxHxW)", "loss", "val/loss")
+
+
+def changes(outputs: dict[str, Any]) -> list[str]:
+    """What a finished stage changed, from its manifest's outputs, as text: position tables, loss, validation loss."""
+    before, after = (sizes and "x".join(map(str, sizes)) for sizes in outputs["positions"].values())
+    falls = (outputs["loss"].get(name) for name in CHANGES[1:])
+    return [f"{before or 'none'} -> {after}", *("none" if f is None else f"{f[0]:.3f} -> {f[1]:.3f}" for f in falls)]
 
 
 def first_start(folder: Path) -> float:

@@ -1,5 +1,7 @@
 """Goodput over restarts; what a stage is told before it starts."""
 
+import json
+
 import pytest
 
 from pipelines import tracking, training
@@ -57,3 +59,21 @@ def test_tuning_needs_a_reviewed_list_that_keeps_something(tmp_path):
         training.reviewed_clips(tuning, None)
     path.write_text("clip_id,keep\nx,yes\ny,no\n")
     assert training.reviewed_clips(tuning, path) == ["x"]
+
+
+def test_a_stage_says_what_it_changed(tmp_path):
+    (tmp_path / "tracking").mkdir()
+    lines = [{"step": 0, "metrics": {"val/loss": 2.0}}]
+    lines += [{"step": s, "metrics": {"loss": 2.0 - s / 40, "step_s": 1.0}} for s in range(1, 41)]
+    lines[-1]["metrics"]["val/loss"] = 1.25
+    (tmp_path / "tracking" / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    loss = training.first_and_last(tmp_path)
+    assert loss == {"loss": [1.9375, 1.0375], "val/loss": [2.0, 1.25]}
+    positions = {"before": [2, 4, 5], "after": [4, 6, 7]}
+    assert training.changes({"loss": loss, "positions": positions}) == [
+        "2x4x5 -> 4x6x7",
+        "1.938 -> 1.038",
+        "2.000 -> 1.250",
+    ]
+    first = {"loss": {}, "positions": {"before": None, "after": [2, 4, 5]}}
+    assert training.changes(first) == ["none -> 2x4x5", "none", "none"]
