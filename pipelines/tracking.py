@@ -12,6 +12,7 @@ import itertools
 import json
 import logging
 import os
+import tempfile
 import threading
 import time
 from collections.abc import Iterator, Sequence
@@ -36,6 +37,20 @@ def store_beside(output: str | Path) -> str:
     if uri := os.environ.get("MLFLOW_TRACKING_URI"):
         return uri
     return f"sqlite:///{Path(output).resolve().parent / 'mlflow.db'}"
+
+
+def create_store(uri: str) -> None:
+    """Make a missing SQLite store whole or not at all: one whose first migration a kill cut off, MLflow cannot open."""
+    path = Path(uri.removeprefix("sqlite:///"))
+    if not uri.startswith("sqlite:///") or path.exists():
+        return
+    from mlflow import MlflowClient
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=f".{path.name}-", dir=path.parent) as folder:
+        MlflowClient(f"sqlite:///{folder}/{path.name}").search_experiments()
+        with contextlib.suppress(FileExistsError):  # another job was first: a link, unlike a rename, leaves its store
+            os.link(f"{folder}/{path.name}", path)
 
 
 def experiment_name(default: str) -> str:
@@ -205,6 +220,7 @@ class Run:
     def _client(self):
         from mlflow import MlflowClient
 
+        create_store(self.uri)
         return MlflowClient(self.uri)
 
     def _remember(self, **changes) -> None:

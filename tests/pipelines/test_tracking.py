@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 
 import numpy as np
 import pytest
@@ -25,6 +26,19 @@ def empty_store(tmp_path_factory):
 def store(empty_store, tmp_path):
     (tmp_path / "mlflow.db").write_bytes(empty_store.read_bytes())
     return f"sqlite:///{tmp_path / 'mlflow.db'}"
+
+
+def test_a_kill_while_the_store_is_made_leaves_none_behind(tmp_path):
+    uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
+    code = f"import mlflow, pipelines.tracking as t; t.create_store({uri!r})"
+    making = subprocess.Popen([sys.executable, "-c", code])
+    while making.poll() is None and not any(p.stat().st_size for p in tmp_path.rglob("mlflow.db")):
+        time.sleep(0.001)
+    making.kill()  # its first tables are there, its last are not
+    assert making.wait() != 0 and not (tmp_path / "mlflow.db").exists()
+    tracking.create_store(uri)
+    tracking.create_store(uri)  # there: left alone
+    assert mlflow.MlflowClient(uri).search_experiments()
 
 
 def history(store, run_id, key):
