@@ -1,8 +1,8 @@
 """Motion and shots: Data-Juicer's own operators against ours, on the same videos and cores.
 
-    python -m venv DJ && DJ/bin/pip install --no-deps py-data-juicer==1.6.1 wget==3.2 && DJ/bin/pip install \
-        scenedetect==0.7.2 datasets==5.2.0 aiohttp loguru tomli pydantic pillow psutil regex httpx jsonargparse \
-        beautifulsoup4 emoji tabulate lz4 zstandard
+    python -m venv DJ && DJ/bin/pip install --no-deps py-data-juicer==1.6.1 && DJ/bin/pip install scenedetect==0.7.2 \
+        opencv-python-headless==5.0.0.93 ray==2.60.0 datasets==5.2.0 dill==0.3.8 multiprocess==0.70.16 loguru tomli \
+        pydantic pillow psutil regex aiohttp httpx jsonargparse beautifulsoup4 emoji tabulate lz4 zstandard wget av
     python benchmarks/data_juicer.py --python DJ/bin/python [FOLDER] [--repeats 3]
 
 Theirs: VideoMotionScoreFilter (mean Farneback flow between frames it seeks to) and VideoSplitBySceneMapper
@@ -14,8 +14,9 @@ Ours: data_prep.examine, one decode for everything, in as many processes.
   ours_matched     motion and shots (with camera and object motion told apart, black, frozen, bars), one still
   ours_whole       everything curation measures without weights: also technical quality, text, hashes, stills every 2 s
 
-Sides take turns; medians count. Start-up (imports, workers) is not counted. OpenCV uses one thread per process on both
-sides, FFmpeg inside OpenCV as many as it likes. Prints a table and writes results/data_juicer.json.
+Videos on which their motion operator does not end are left out on all sides, and named. Sides take turns; medians count.
+Start-up (imports, workers) is not counted. OpenCV uses one thread per process on both sides, FFmpeg inside OpenCV as many
+as it likes. Prints a table and writes results/data_juicer.json.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ import json
 import multiprocessing
 import os
 import resource
+import signal
 import statistics
 import subprocess
 import sys
@@ -35,7 +37,7 @@ from pathlib import Path
 
 HERE = Path(__file__).parent
 CLIPS = HERE.parents[1] / "shared" / "clips" / "videos"
-VERSIONS = ("py-data-juicer", "scenedetect", "opencv-python", "numpy")
+VERSIONS = ("py-data-juicer", "scenedetect", "opencv-python-headless", "numpy")
 
 
 def quiet() -> None:
@@ -77,13 +79,32 @@ def theirs(job: tuple[str, bool]) -> dict:
     return {"motion_s": between - started, "shots_s": ended - between, "motion": motion, "cuts": shots - 1}
 
 
+def ends(job: tuple[str, int]) -> bool:
+    """Whether their motion operator gets through a video within so many CPU seconds: it seeks past the end of some WebM
+    files and reads the last picture for ever."""
+    path, limit_s = job
+
+    def stop(*_):
+        raise TimeoutError
+
+    signal.signal(signal.SIGPROF, stop)
+    signal.setitimer(signal.ITIMER_PROF, limit_s)
+    try:
+        their_motion(path, True)
+    except TimeoutError:
+        return False
+    finally:
+        signal.setitimer(signal.ITIMER_PROF, 0)
+    return True
+
+
 def their_warm(path: str) -> None:
     quiet()
     theirs((path, True))
 
 
 def serve() -> None:
-    """Answer lines of JSON {files, matched} with lines of JSON {wall_s, rows, cpu_s}."""
+    """Answer lines of JSON {files, limit_s} with the files that end, {files, matched} with {wall_s, rows, cpu_s}."""
     from loguru import logger
 
     sys.path[:] = [p for p in sys.path if Path(p).resolve() != HERE]  # this file would stand in for their package
@@ -94,7 +115,11 @@ def serve() -> None:
     print(json.dumps(versions), file=answers, flush=True)
     for line in sys.stdin:
         job = json.loads(line)
-        # A pool per turn: its workers' CPU time, and that of ffmpeg which they start, counts once they have ended.
+        if "limit_s" in job:
+            with multiprocessing.get_context("spawn").Pool(cores) as pool:
+                good = pool.map(ends, [(path, job["limit_s"]) for path in job["files"]], chunksize=1)
+            print(json.dumps([p for p, ok in zip(job["files"], good) if ok]), file=answers, flush=True)
+            continue
         with multiprocessing.get_context("spawn").Pool(cores) as pool:
             pool.map(their_warm, [job["files"][-1]] * cores, chunksize=1)
             started, before = time.perf_counter(), cpu_of_tree(pool)
@@ -144,6 +169,7 @@ def main() -> None:
     parser.add_argument("folder", nargs="?", type=Path, default=CLIPS, help="videos")
     parser.add_argument("--python", help="the interpreter that has Data-Juicer")
     parser.add_argument("--repeats", type=int, default=3, help="turns of each side")
+    parser.add_argument("--limit-s", type=int, default=60, help="videos on which theirs takes more CPU are left out")
     parser.add_argument("--output", type=Path, default=HERE / "results" / "data_juicer.json", help="result")
     parser.add_argument("--serve", action="store_true", help=argparse.SUPPRESS)
     args = parser.parse_args()
@@ -163,17 +189,19 @@ def main() -> None:
     server = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment)
     versions = json.loads(server.stdout.readline())
 
-    def ask(matched: bool) -> dict:
-        print(json.dumps({"files": files, "matched": matched}), file=server.stdin, flush=True)
+    def ask(**job) -> list | dict:
+        print(json.dumps({"files": files, **job}), file=server.stdin, flush=True)
         return json.loads(server.stdout.readline())
+
+    everything, files = files, ask(limit_s=args.limit_s)
 
     turns: dict[str, list[dict]] = {}
     with multiprocessing.get_context("spawn").Pool(cores) as pool:
         pool.map(our_warm, [files[-1]] * cores, chunksize=1)
         sides = {
-            "theirs_default": lambda: ask(False),
+            "theirs_default": lambda: ask(matched=False),
             "ours_whole": lambda: ours(pool, files, False),
-            "theirs_matched": lambda: ask(True),
+            "theirs_matched": lambda: ask(matched=True),
             "ours_matched": lambda: ours(pool, files, True),
         }
         for _ in range(args.repeats):
@@ -204,6 +232,7 @@ def main() -> None:
     result = {
         "files": len(files),
         "repeats": args.repeats,
+        "left_out": [Path(p).name for p in everything if p not in files],
         "versions": versions,
         "sides": table,
         "times_faster": {n: {key: ratio(*pair, key) for key in ("wall_s", "cpu_s")} for n, pair in pairs.items()},
