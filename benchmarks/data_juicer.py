@@ -14,8 +14,8 @@ Ours: data_prep.examine, one decode for everything, in as many processes.
   ours_matched     motion and shots (with camera and object motion told apart, black, frozen, bars), one still
   ours_whole       everything curation measures without weights: also technical quality, text, hashes, stills every 2 s
 
-Videos on which their motion operator does not end are left out on all sides, and named. Sides take turns; medians count.
-Start-up (imports, workers) is not counted. OpenCV uses one thread per process on both sides, FFmpeg inside OpenCV as many
+Videos on which their motion operator does not end are left out on all sides, and named. Sides take turns; medians
+count. Start-up (imports, workers) is not counted. OpenCV uses one thread per process on both sides, its FFmpeg as many
 as it likes. Prints a table and writes results/data_juicer.json.
 """
 
