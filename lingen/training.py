@@ -249,7 +249,7 @@ def _fit(config, architecture, shards, output, init, hooks, clips, about, watchd
 
         done = step + 1
         last = done == config.steps
-        watchdog.at(step, "checkpoint")
+        watchdog.at(step, "publish")
         if failed or not busy:
             _saved(checkpointer, hooks)
         if skips.guard.wants_rewind:

@@ -25,7 +25,7 @@ from lingen.manifest import write_json
 
 log = logging.getLogger(__name__)
 
-PHASES = ("start", "data", "step", "log", "sample", "checkpoint")
+PHASES = ("start", "data", "step", "publish", "validate", "log", "sample", "checkpoint")
 """In the order of a step: of two ranks in one step, the one in the earlier phase is behind."""
 
 _WAITING = ("torch/distributed/", "lingen/lockstep.py", "torch/autograd/")
@@ -67,7 +67,8 @@ class Watchdog:
             self._forget()
 
     def at(self, step: int, phase: str) -> None:
-        """Say where the training thread is; called whenever it gets on."""
+        """Say where the training thread is; called whenever it gets on. `phase`: one of PHASES."""
+        assert phase in PHASES, phase
         self._now = (step, phase, time.monotonic())
         if self._reported:  # it was only slow
             self._forget()

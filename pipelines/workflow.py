@@ -17,7 +17,9 @@ import time
 from pathlib import Path
 
 from lingen.manifest import MANIFEST, digest, file_digest, read_json, read_manifest, write_json
+from lingen.preemption import on_sigterm
 from lingen.progress import clock
+from pipelines.cli import PREEMPTED
 from pipelines.recipes import RECIPES, Recipe
 from pipelines.tracking import Run, store_beside, tracked
 
@@ -167,13 +169,20 @@ class Workflow:
         if run.run_id:
             environment["LINGEN_PARENT_RUN"] = run.run_id
         process = subprocess.Popen(job, env=environment)
+        told: list[bool] = []
+
+        def pass_on() -> None:
+            told.append(True)
+            process.terminate()
+
         try:
-            code = process.wait()
+            with on_sigterm(pass_on):
+                code = process.wait()
         except KeyboardInterrupt:
             process.wait()  # it got the same Ctrl-C and is saving its state
             raise
         if code:
-            raise StepFailed(step.name, code)
+            raise StepFailed(step.name, PREEMPTED if told else code)
 
     def _key(self, step: Step) -> str:
         """Of the flags, wherever the folder is and however it is spelled, and of what the steps before it made."""

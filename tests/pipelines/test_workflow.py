@@ -1,5 +1,9 @@
 """The workflow's decisions on real folders; the jobs themselves are replaced by small scripts."""
 
+import os
+import signal
+import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -11,6 +15,7 @@ from pipelines.workflow import StepFailed, Workflow
 
 JOB = """
 import sys
+import time
 from pathlib import Path
 from lingen.manifest import OutputFolder
 flags = dict(zip(sys.argv[1::2], sys.argv[2::2]))
@@ -20,6 +25,8 @@ with open(out.parent / "calls.txt", "a") as f:
     f.write(Path(__file__).stem + "\\n")
 if (Path(__file__).parent / "fail").exists() and "encode" in __file__:
     sys.exit(3)
+if (Path(__file__).parent / "slow").exists() and "encode" in __file__:
+    time.sleep(60)
 if out.suffix:
     out.write_text("video")
 else:
@@ -74,6 +81,21 @@ def test_a_failed_job_stops_the_rest_and_is_where_the_next_run_starts(tmp_path, 
     (jobs / "fail").unlink()
     states = [o.state for o in Workflow("demo", out).run()]
     assert states == ["skipped"] * 3 + ["done"] * 8
+
+
+def test_sigterm_is_passed_on_and_ends_with_75(tmp_path, jobs):
+    out = tmp_path / "out"
+    (jobs / "slow").touch()
+
+    def terminate():
+        while "encode" not in (out / "calls.txt").read_text() if (out / "calls.txt").exists() else True:
+            time.sleep(0.02)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    threading.Thread(target=terminate).start()
+    with pytest.raises(StepFailed, match="encode ended with exit code 75") as failure:
+        Workflow("demo", out).run()
+    assert failure.value.code == 75
 
 
 def test_changed_clips_rerun_curation(tmp_path, jobs):
