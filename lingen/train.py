@@ -125,7 +125,7 @@ def _with_values(config: FitConfig, settings: list[str]) -> FitConfig:
         before = getattr(owner, field)
         try:
             value = {"true": True, "false": False}[text.lower()] if isinstance(before, bool) else type(before)(text)
-        except (ValueError, KeyError):
+        except (ValueError, KeyError, TypeError):
             raise ValueError(f"{setting}: {text} is no {type(before).__name__}") from None
         owner = dataclasses.replace(owner, **{field: value})
         config = dataclasses.replace(config, **{group: owner}) if group else owner
