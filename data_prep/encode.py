@@ -13,6 +13,7 @@ import dataclasses
 import logging
 import time
 from collections import Counter
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -47,7 +48,7 @@ class EncodeConfig:
     output: Path
     """Folder for the shards."""
     tae: Path
-    """Folder of a TAE checkpoint (jobs/train_tae.py)."""
+    """Folder of a TAE checkpoint (jobs/train_tae.py), or diffusers:PATH_OR_HUB_NAME[#subfolder] for a public one."""
     stages: tuple[str, ...] = ()
     """Stages to encode for (t2v_256p_17s ...): they set resolutions and lengths."""
     resolution: int = 256
@@ -130,7 +131,7 @@ def encode(config: EncodeConfig) -> EncodeSummary:
     require_manifest(config.curated, "curate", "--curated")
     clips = read_clips(Path(config.curated, CLIPS))
     tae, encoders = load_tae(config.tae), parse_text_encoders(config.text)
-    plans, unused, leftover_s = plan(config, clips, tae.config.latent_channels)
+    plans, unused, leftover_s = plan(config, clips, tae.latent_shape)
     inputs = {"curated": file_digest(Path(config.curated, CLIPS)), "tae": tae.digest, "text": text_digests(encoders)}
     folder = OutputFolder.open(config.output, "encode", config.content(), inputs, overwrite=config.overwrite)
     if folder.finished:
@@ -190,8 +191,13 @@ def read_clips(path: Path) -> list[dict]:
     return pq.read_table(path, columns=COLUMNS).to_pylist()
 
 
-def plan(config: EncodeConfig, clips: list[dict], channels: int) -> tuple[list, Counter, float]:
-    """((resolution, shards) per bucket, reason -> clips unused, seconds of video in no window)."""
+def plan(
+    config: EncodeConfig, clips: list[dict], latent_shape: Callable[[int, int, int], Sequence[int]]
+) -> tuple[list, Counter, float]:
+    """((resolution, shards) per bucket, reason -> clips unused, seconds of video in no window).
+
+    Args: latent_shape, of a sample of so many frames, height and width (the TAE's).
+    """
     plans, unused, leftover_s = [], Counter(), 0.0
     for resolution, lengths in config.groups().items():
         found = plan_windows(
@@ -208,7 +214,8 @@ def plan(config: EncodeConfig, clips: list[dict], channels: int) -> tuple[list, 
         leftover_s += found.leftover_s
         for bucket, windows in found.windows.items():
             if windows:
-                plans.append((resolution, plan_shards(bucket, windows, channels, config.dtype, config.shard_mb)))
+                shape = latent_shape(bucket.frames, bucket.height, bucket.width)
+                plans.append((resolution, plan_shards(bucket, windows, shape, config.dtype, config.shard_mb)))
     if not plans:
         why = "; ".join(f"{n} {reason}" for reason, n in unused.items()) or "it keeps none"
         raise ValueError(
@@ -228,7 +235,7 @@ def _encode_latents(config: EncodeConfig, shards: list[ShardPlan]) -> None:
 def latent_settings(config: EncodeConfig) -> LatentSettings:
     return LatentSettings(
         output=str(Path(config.output).absolute()),
-        tae=str(Path(config.tae).absolute()),
+        tae=str(Path(config.output, "tae").absolute()),
         dtype=config.dtype,
         batch_frames=config.batch_frames,
         tiling=config.tiling,

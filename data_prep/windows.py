@@ -171,9 +171,11 @@ def _window(clip: dict, bucket: Bucket, number: int, start_s: float, end_s: floa
     )
 
 
-def plan_shards(bucket: Bucket, windows: Sequence[Window], channels: int, dtype: str, shard_mb: float):
+def plan_shards(
+    bucket: Bucket, windows: Sequence[Window], latent_shape: Sequence[int], dtype: str, shard_mb: float
+) -> list[ShardPlan]:
     """Cut a bucket's windows into shards of about `shard_mb` megabytes (a sample's size is known beforehand)."""
-    sample = math.prod(bucket.latent_shape(channels)) * DTYPES[dtype].itemsize + MEMBER_OVERHEAD
+    sample = math.prod(latent_shape) * DTYPES[dtype].itemsize + MEMBER_OVERHEAD
     per_shard = max(1, int(shard_mb * 1e6 / sample))
     return [
         ShardPlan(bucket=bucket.name, number=i // per_shard, windows=tuple(windows[i : i + per_shard]))

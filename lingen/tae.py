@@ -29,6 +29,7 @@ from torch import Tensor, nn
 from lingen.manifest import read_json, to_plain, write_atomic, write_json
 
 if TYPE_CHECKING:
+    from lingen.tae_diffusers import DiffusersTAE
     from lingen.tae_tiling import TilingConfig
 
 IN_CHANNELS = 3
@@ -396,31 +397,42 @@ def from_patches(x_BTHWC: Tensor, patch: tuple[int, int, int]) -> Tensor:
     return x.permute(0, 4, 1, 5, 2, 6, 3, 7).flatten(6, 7).flatten(4, 5).flatten(2, 3)
 
 
-def save_tae(tae: TAE, folder: str | Path) -> None:
-    """Write tae.safetensors and tae.json (configuration and digest) into a folder."""
+def save_tae(tae: TAE | DiffusersTAE, folder: str | Path) -> None:
+    """Write tae.safetensors and tae.json (configuration and digest) into a folder; also for one from diffusers."""
     from safetensors.torch import save
 
     folder = Path(folder)
     tensors = {name: t.detach().cpu().contiguous() for name, t in tae.state_dict().items()}
     write_atomic(folder / "tae.safetensors", save(tensors))
-    write_json(folder / "tae.json", {"config": tae.config, "digest": tae.digest})
+    kind = "tae" if isinstance(tae, TAE) else "diffusers"
+    write_json(folder / "tae.json", {"kind": kind, "config": tae.config, "digest": tae.digest})
 
 
-def load_tae(folder: str | Path) -> TAE:
-    """Read what `save_tae` wrote; evaluation mode, no gradients.
+def load_tae(source: str | Path) -> TAE | DiffusersTAE:
+    """Read what `save_tae` wrote, or open diffusers:PATH_OR_HUB_NAME[#subfolder]; evaluation mode, no gradients.
 
     Raises:
-        ValueError: the folder holds no TAE, or its weights do not fit its configuration.
+        ValueError: there is no TAE, or its weights do not fit its configuration.
     """
     from safetensors.torch import load_file
 
-    folder = Path(folder)
+    if str(source).startswith("diffusers:"):
+        from lingen.tae_diffusers import open_diffusers
+
+        return open_diffusers(str(source))
+    folder = Path(source)
     if not (folder / "tae.json").is_file() or not (folder / "tae.safetensors").is_file():
         raise ValueError(
             f"--tae: {folder} holds no TAE (tae.json, tae.safetensors); name a folder of jobs/train_tae.py"
         )
-    fields = read_json(folder / "tae.json")["config"]
-    tae = TAE(TAEConfig(**{k: tuple(v) if isinstance(v, list) else v for k, v in fields.items()}))
+    about = read_json(folder / "tae.json")
+    fields = {k: tuple(v) if isinstance(v, list) else v for k, v in about["config"].items()}
+    if about.get("kind") == "diffusers":
+        from lingen.tae_diffusers import build_diffusers
+
+        tae = build_diffusers(fields["name"], fields["settings"])
+    else:
+        tae = TAE(TAEConfig(**fields))
     try:
         tae.load_state_dict(load_file(folder / "tae.safetensors"))
     except RuntimeError as error:

@@ -61,10 +61,12 @@ def encode_stream(tae: TAE, chunks_B3THW: Iterable[Tensor], tiling: TilingConfig
     cut = max(i for i, module in enumerate(tae.encoder) if isinstance(module, Down)) + 1
     side = tae.config.spatial_factor // tae.config.patch[1]  # fine positions behind a coarse one
     tile = max(1, tiling.tile // tae.config.spatial_factor)
-    tiled = _Tiles(tae.encoder[:cut], tile=tile, scale_in=side, scale_out=1)
-    steps = [_Patches(tae.config.patch), tiled, *map(_stream, tae.encoder[cut:])]
-    shortcut = [_Patches(tae.block), _stream(tae.linear_encoder)] if tae.config.linear_shortcut else None
-    push = _Sum(_Chain(steps), _Chain(shortcut)) if shortcut else _Chain(steps)
+    fine = math.ceil(tiling.frames / tae.config.patch[0])
+    coarse = math.ceil(tiling.frames / tae.config.temporal_factor)
+    tiled = _Tiles(tae.encoder[:cut], fine, tile=tile, scale_in=side, scale_out=1)
+    push = _Chain([_Patches(tae.config.patch), tiled, _chain(tae.encoder[cut:], coarse)])
+    if tae.config.linear_shortcut:
+        push = _Sum(push, _Chain([_Patches(tae.block), _stream(tae.linear_encoder)]))
     for chunk, last in _rebatched(map(tae.checked_video, chunks_B3THW), tiling.frames):
         latent_BTHWC = push(chunk, last)
         if latent_BTHWC is not None:
@@ -84,12 +86,12 @@ def decode_stream(
     cut = min(i for i, module in enumerate(tae.decoder) if isinstance(module, Up))
     side = tae.config.spatial_factor // tae.config.patch[1]
     tile = max(1, tiling.tile // tae.config.spatial_factor)
-    tiled = _Tiles(tae.decoder[cut:], tile=tile, scale_in=1, scale_out=side)
-    push = _Chain([*map(_stream, tae.decoder[:cut]), tiled, lambda x, last: _to_video(x, tae.config.patch)])
+    coarse = max(1, tiling.frames // tae.config.temporal_factor)
+    tiled = _Tiles(tae.decoder[cut:], coarse, tile=tile, scale_in=1, scale_out=side)
+    push = _Chain([_chain(tae.decoder[:cut], coarse), tiled, lambda x, last: _to_video(x, tae.config.patch)])
     if tae.config.linear_shortcut:
         push = _Sum(push, lambda x, last: _to_video(tae.linear_decoder(x), tae.block))
-    pieces = iter(latent_BCTHW.split(max(1, tiling.frames // tae.config.temporal_factor), dim=2))
-    for piece, last in _with_last(pieces):
+    for piece, last in _with_last(iter(latent_BCTHW.split(coarse, dim=2))):
         video_BTHW3 = push(tae.denormalise(piece).permute(0, 2, 3, 4, 1).contiguous(), last)
         if video_BTHW3 is not None and left > 0:
             yield video_BTHW3[:, :left].permute(0, 4, 1, 2, 3)
@@ -108,17 +110,42 @@ def _stream(module: nn.Module) -> Stream:
 
 
 class _Chain:
-    """One stream after the other."""
+    """One stream after the other.
 
-    def __init__(self, streams: Iterable[Stream]):
+    Args: limits, how many frames each stream may be given at once. At the end of a video all streams give out what they
+    kept: without limits, the last piece would grow from stream to stream.
+    """
+
+    def __init__(self, streams: Iterable[Stream], limits: Iterable[int] = ()):
         self._streams = list(streams)
+        self._limits = list(limits) or [None] * len(self._streams)
 
-    def __call__(self, x: Tensor | None, last: bool) -> Tensor | None:
-        for stream in self._streams:
-            if x is None:
-                return None
-            x = stream(x, last)
-        return x
+    def __call__(self, x: Tensor, last: bool) -> Tensor | None:
+        parts = list(self._push(0, x, last))
+        return torch.cat(parts, dim=1) if len(parts) > 1 else (parts[0] if parts else None)
+
+    def _push(self, at: int, x: Tensor, last: bool) -> Iterator[Tensor]:
+        if at == len(self._streams):
+            yield x
+            return
+        pieces = x.split(self._limits[at], dim=1) if self._limits[at] else [x]
+        for i, piece in enumerate(pieces):
+            ended = last and i == len(pieces) - 1
+            y = self._streams[at](piece, ended)
+            if y is not None:
+                yield from self._push(at + 1, y, ended)
+
+
+def _chain(modules: Iterable[nn.Module], frames: int) -> _Chain:
+    """The chain of modules that are given `frames` frames at once."""
+    limits = []
+    for module in modules:
+        limits.append(frames)
+        if isinstance(module, Up) and module.time:
+            frames *= 2
+        elif isinstance(module, Down) and module[1].conv.stride[0] == 2:
+            frames = math.ceil(frames / 2)
+    return _Chain(map(_stream, modules), limits)
 
 
 class _Sum:
@@ -185,8 +212,8 @@ class _Patches:
 class _Tiles:
     """Modules without attention, tile by tile; sizes and borders are in positions of the coarsest level."""
 
-    def __init__(self, modules: Sequence[nn.Module], tile: int, scale_in: int, scale_out: int):
-        self._modules, self._tile = modules, tile
+    def __init__(self, modules: Sequence[nn.Module], frames: int, tile: int, scale_in: int, scale_out: int):
+        self._modules, self._frames, self._tile = modules, frames, tile
         self._in, self._out = scale_in, scale_out
         self._border = math.ceil(_receptive_radius(modules) / scale_in)
         self._streams: dict[tuple[int, int], Stream] = {}
@@ -197,7 +224,7 @@ class _Tiles:
         for top, bottom, first_y, stop_y in self._cuts(height):
             for left, right, first_x, stop_x in self._cuts(width):
                 if (top, left) not in self._streams:
-                    self._streams[top, left] = _Chain(map(_stream, self._modules))
+                    self._streams[top, left] = _chain(self._modules, self._frames)
                 i, o = self._in, self._out
                 part = x[:, :, first_y * i : stop_y * i, first_x * i : stop_x * i]
                 part = self._streams[top, left](part, last)

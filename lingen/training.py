@@ -379,7 +379,7 @@ def _json_number(value: float) -> float | str:
 
 def grown(architecture: DenoiserConfig, shards: ShardIndex) -> DenoiserConfig:
     """The architecture with position tables as large as these shards need; they never shrink."""
-    grids = [architecture.token_grid(bucket.bucket.latent_shape()[1:]) for bucket in shards.buckets.values()]
+    grids = [architecture.token_grid(bucket.latent_shape[1:]) for bucket in shards.buckets.values()]
     sizes = tuple(max(axis) for axis in zip(architecture.position_sizes, *grids))
     return dataclasses.replace(architecture, position_sizes=sizes)
 
@@ -388,7 +388,7 @@ def check_kernels(config: FitConfig, architecture: DenoiserConfig, shards: Shard
     """Compare the scan kernel with itself in pieces, forward and backward, at the longest sequence of this stage."""
     if architecture.mixer != "mate" or architecture.ma_branch != "mamba2":
         return
-    grids = [architecture.token_grid(bucket.bucket.latent_shape()[1:]) for bucket in shards.buckets.values()]
+    grids = [architecture.token_grid(bucket.latent_shape[1:]) for bucket in shards.buckets.values()]
     grid = max(grids, key=math.prod)
     review = math.prod(review_grid(grid, architecture.review_pool)) if architecture.review_tokens else 0
     result = self_test(

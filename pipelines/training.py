@@ -195,9 +195,16 @@ def stage_architecture(stage: TrainStage, shards: ShardIndex, init: Path | None)
     """The preset, for these text encoders, with position tables as large as this stage needs (they never shrink).
 
     Raises:
-        ValueError: `init` is another architecture, or was trained on another TAE's latents; both are named.
+        ValueError: `init` is another architecture, or was trained on another TAE's latents; both are named. Or
+            the shards' latents do not fit the preset.
     """
     preset = dataclasses.replace(PRESETS[stage.preset], text_dims=shards.text_dims)
+    for bucket in shards.buckets.values():
+        if bucket.latent_shape[0] != preset.latent_channels:
+            raise ValueError(
+                f"--shards: their latents have {bucket.latent_shape[0]} channels, preset {stage.preset} takes "
+                f"{preset.latent_channels} (latent_channels); encode with a TAE of {preset.latent_channels} channels"
+            )
     sizes = preset.position_sizes
     if init is not None:
         about = read_about(model_folder(init, "--init"))
@@ -218,7 +225,10 @@ def stage_architecture(stage: TrainStage, shards: ShardIndex, init: Path | None)
                 f"these shards have {', '.join(shards.text_names)}; see jobs/retext.py"
             )
         sizes = before.position_sizes
-    return grown(dataclasses.replace(preset, position_sizes=sizes), shards)
+    try:
+        return grown(dataclasses.replace(preset, position_sizes=sizes), shards)
+    except ValueError as error:
+        raise ValueError(f"--shards: preset {stage.preset} does not fit them: {error}") from error
 
 
 def first_captions(shards: ShardIndex, count: int = 2) -> tuple[str, ...]:
@@ -276,14 +286,15 @@ def describe(
     stage: TrainStage, shards: ShardIndex, text: Sequence[TextEncoderConfig], prompts: list[str]
 ) -> dict[str, Any]:
     """What the exported model's config.json says beside the architecture."""
-    largest = max(shards.buckets.values(), key=lambda b: (b.bucket.frames, len(b))).bucket
+    largest = max(shards.buckets.values(), key=lambda b: (b.bucket.frames, len(b)))
     return {
         "stage": stage.name,
         "preset": stage.preset,
         "resolution": stage.resolution,
         "frames": stage.frames,
         "fps": shards.format.fps,
-        "bucket": largest.name,
+        "bucket": largest.bucket.name,
+        "latent_shape": list(largest.latent_shape),
         "tae_digest": shards.format.tae_digest,
         "text": to_plain(text),
         "text_names": shards.text_names,
@@ -455,7 +466,7 @@ class Preview:
     def __call__(self, step: int, model: Denoiser) -> None:
         device = next(model.parameters()).device
         count = len(self._text[0][0])
-        shape = (count, *self._bucket.latent_shape(model.config.latent_channels))
+        shape = (count, *self._about["latent_shape"])
         noise = torch.randn(shape, generator=torch.Generator().manual_seed(0)).to(device)
         text = [(embedding.to(device), mask.to(device)) for embedding, mask in self._text]
         latents = sample(model, noise, text, self._config.sampler)

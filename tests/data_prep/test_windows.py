@@ -111,7 +111,7 @@ def test_shards_are_fixed_by_the_clips_alone():
     plans = []
     for order in (clips, clips[::-1]):
         windows = plan(*order).windows[bucket]
-        plans.append(plan_shards(bucket, windows, channels=16, dtype="float16", shard_mb=0.1))
+        plans.append(plan_shards(bucket, windows, latent_shape=bucket.latent_shape(), dtype="float16", shard_mb=0.1))
     assert plans[0] == plans[1]
     keys = [w.key for shard in plans[0] for w in shard.windows]
     assert keys == sorted(keys)

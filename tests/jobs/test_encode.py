@@ -30,12 +30,13 @@ from data_prep.window_frames import windows_with_frames
 from lingen.manifest import read_manifest
 from lingen.shard_index import ShardIndex
 from lingen.shards import LATENT, list_shard, unpack_latent
-from lingen.tae import load_tae
+from lingen.tae import TAE, TAEConfig, load_tae
 from lingen.text import TextEncoderConfig, build_text_encoder, parse_text_encoders
 
 pytestmark = pytest.mark.e2e
 ROOT = Path(__file__).parents[2]
 TEXT = TextEncoderConfig(model="lingen-tiny")
+TAE_SHAPE = TAE(TAEConfig(channels=(8, 8, 16, 16), blocks=1, decoder_blocks=1)).latent_shape  # what encode_inputs has
 FLAGS = ["--resolution", "32", "--frames", "17", "--shard-mb", "0.03", "--text", "lingen-tiny"]
 
 
@@ -242,7 +243,9 @@ def test_bad_configuration_is_one_line_and_exit_2(encode_inputs, tmp_path):
 
 def _windows(encode_inputs, encode_config):
     clips = [c for c in read_clips(encode_inputs / "curated" / "clips.parquet") if c["media_type"] == "video"]
-    return [w for shards in plan(encode_config("unused"), clips[:2], 16)[0] for s in shards[1] for w in s.windows]
+    return [
+        w for shards in plan(encode_config("unused"), clips[:2], TAE_SHAPE)[0] for s in shards[1] for w in s.windows
+    ]
 
 
 def test_frames_that_take_too_long_are_rows(encode_inputs, ray_cluster, encode_config):
@@ -291,7 +294,7 @@ def test_long_windows_give_the_same_samples_piece_by_piece(
     monkeypatch.setattr(latent_shards, "PIECE", 5)
     config = encode_config(tmp_path / "out")
     clips = read_clips(encode_inputs / "curated" / "clips.parquet")[3:]
-    shards = [s for _, of in plan(config, clips, 16)[0] for s in of if s.bucket.startswith("video")]
+    shards = [s for _, of in plan(config, clips, TAE_SHAPE)[0] for s in of if s.bucket.startswith("video")]
     worker = LatentWorker(latent_settings(config), NoTally)
     rows, errors = {}, []
     for shard in shards:

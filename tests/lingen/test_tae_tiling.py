@@ -8,7 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lingen.tae import TAE, TAEConfig
+from lingen.tae import TAE, SpatialConv, TAEConfig
 from lingen.tae_tiling import TilingConfig
 
 CONFIGS = {
@@ -107,6 +107,22 @@ def test_only_a_few_pieces_are_alive():
             assert latent.shape[2] == 1
             held.append(sum(t.numel() for t in gc.get_objects() if isinstance(t, torch.Tensor)))
     assert held[0] == held[1], "tensors held grow with the length"
+
+
+def test_no_module_ever_works_on_more_than_a_piece(monkeypatch):
+    """Also at the end of the video, when everything that was kept comes out."""
+    longest = []
+    forward = SpatialConv.forward
+    monkeypatch.setattr(SpatialConv, "forward", lambda self, x: longest.append(x.shape[1]) or forward(self, x))
+    tae, frames = TAES["movie_gen"], 80
+    video = torch.rand(1, 3, frames, 8, 8)
+    latent = tae.encode(video)
+    longest.clear()
+    list(tae.encode_stream(video.split(16, dim=2), TilingConfig(frames=16)))
+    assert max(longest) <= 16 + 1, "inside a block the first convolution gives the second one frame more"
+    longest.clear()
+    list(tae.decode_stream(latent, frames, TilingConfig(frames=16)))
+    assert max(longest) <= 16 + 2
 
 
 def test_bad_settings_and_inputs_are_named():
