@@ -10,7 +10,7 @@ from pipelines.training import stage_architecture
 
 def shards(*latent_shapes):
     buckets = {str(i): SimpleNamespace(latent_shape=shape) for i, shape in enumerate(latent_shapes)}
-    return SimpleNamespace(buckets=buckets, text_format=SimpleNamespace(dims=[8]))
+    return SimpleNamespace(buckets=buckets, text_dims=(8,))
 
 
 def test_position_tables_follow_the_latents_not_the_pictures():
