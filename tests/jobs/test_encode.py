@@ -295,7 +295,8 @@ def test_long_windows_give_the_same_samples_piece_by_piece(
     config = encode_config(tmp_path / "out")
     clips = read_clips(encode_inputs / "curated" / "clips.parquet")[3:]
     shards = [s for _, of in plan(config, clips, TAE_SHAPE)[0] for s in of if s.bucket.startswith("video")]
-    worker = LatentWorker(latent_settings(config), NoTally)
+    settings = dataclasses.replace(latent_settings(config), tae=str(encode_inputs / "tae"))
+    worker = LatentWorker(settings, NoTally)
     rows, errors = {}, []
     for shard in shards:
         worker({"shard": shard.to_json()})
