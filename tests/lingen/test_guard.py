@@ -1,15 +1,17 @@
 """The guard before the update: alone, and in training with one process (its group is made here)."""
 
 import dataclasses
+import errno
 import json
 import math
+import time
 
 import pytest
 import torch
 import torch.distributed as dist
 
 from lingen import training
-from lingen.checkpoint import checkpoints, step_of
+from lingen.checkpoint import Checkpointer, CheckpointFailed, checkpoints, step_of
 from lingen.denoiser import DenoiserConfig
 from lingen.guard import SKIPPED, Guard, GuardConfig, SkippedSteps
 from lingen.plan import BatchPlan
@@ -94,7 +96,7 @@ def train(process_group, make_shards, monkeypatch, tmp_path):
     monkeypatch.setattr(training, "draw_noise_and_times", drawn)
     monkeypatch.setattr(training, "check_kernels", lambda *args: None)
 
-    def run(name, bad, stop_at=None, **changes):
+    def run(name, bad, stop_at=None, on_log=lambda step, metrics: None, **changes):
         # The first sample of a bad step is poisonous, as a broken latent would be.
         def poisoned(prediction, target):
             factor = torch.ones(len(now))
@@ -104,7 +106,7 @@ def train(process_group, make_shards, monkeypatch, tmp_path):
         monkeypatch.setattr(training, "per_sample_loss", poisoned)
         curve, output = {}, tmp_path / name
         hooks = training.Hooks(
-            log=lambda step, metrics: curve.update({step: metrics["loss"]}),
+            log=lambda step, metrics: (curve.update({step: metrics["loss"]}), on_log(step, metrics)),
             notice=lambda: Notice.STOP if now and now[0] + 1 == stop_at else Notice.NONE,
         )
         now.clear()
@@ -156,3 +158,24 @@ def test_when_rewinds_do_not_help_the_error_names_the_samples(train, tmp_path):
     assert [e["step"] for e in skips] == list(range(5, 14))
     assert all(e["samples"][0]["key"] in str(error.value) for e in skips[-3:])
     assert [step_of(p) for p in checkpoints(tmp_path / "hopeless" / "checkpoints")] == [2, 4]
+
+
+def test_a_save_that_fails_is_an_error_at_the_next_step(train, tmp_path, monkeypatch):
+    publish = Checkpointer._publish
+
+    def full(self, step, meta):
+        if step == 4:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        publish(self, step, meta)
+
+    monkeypatch.setattr(Checkpointer, "_publish", full)
+    reported = []
+
+    def slow_step(step, metrics):
+        reported.append(step)
+        time.sleep(0.5 if step > 4 else 0)  # longer than the save takes
+
+    with pytest.raises(CheckpointFailed, match=r"step 4 could not be written .*No space left .* step 2 is intact"):
+        train("full", {}, on_log=slow_step)
+    assert max(reported) == 5, "not only at the next save"
+    assert [p.name for p in (tmp_path / "full" / "checkpoints").iterdir()] == ["step_00000002"]
