@@ -23,12 +23,14 @@ def test_goodput_counts_every_step_once_over_restarts_and_the_time_between_them(
     store = f"sqlite:///{tmp_path / 'mlflow.db'}"
     first = training.first_start(tmp_path / "t")
 
-    def start(steps):
+    def start(steps, first_s=1.0):
         run = tracking.Run(tmp_path / "t", "exp", "stage", uri=store)
         report = training.Report(run, training.first_start(tmp_path / "t"))
         for step in steps:
             clock.now += 20
-            report(step, {"loss": 1.0, "step_s": 1.0, "skipped_steps": 2 if step == 30 else 0})
+            report(
+                step, {"loss": 1.0, "step_s": first_s if step == 10 else 1.0, "skipped_steps": 2 if step == 30 else 0}
+            )
             report(step + 1, {"val/loss": 1.0})
         found = {s: m["goodput_pct"] for s, m in run.logged() if "goodput_pct" in m}
         run.close()
@@ -37,9 +39,9 @@ def test_goodput_counts_every_step_once_over_restarts_and_the_time_between_them(
     assert start([10, 20]) == {10: 50.0, 20: 50.0}
     clock.now += 60  # away
     assert training.first_start(tmp_path / "t") == first
-    # 20 is done again and is no new point; 100 s after the first start 28 steps of 30 counted (two were skipped).
-    again = start([20, 30])
-    assert again == {10: 50.0, 20: 50.0, 30: pytest.approx(100 * 28 / 140)}
+    # 10 and 20 are done again and are no new points; 28 steps of 30 counted (two were skipped).
+    again = start([10, 20, 30], first_s=3.0)
+    assert again == {10: 50.0, 20: 50.0, 30: pytest.approx(100 * 28 / 160)}
 
 
 def test_tuning_needs_a_reviewed_list_that_keeps_something(tmp_path):
