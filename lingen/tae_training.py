@@ -20,6 +20,8 @@ from torch.nn.parallel import DistributedDataParallel
 
 from lingen.checkpoint import Checkpointer
 from lingen.ema import EMA
+from lingen.lockstep import Lockstep
+from lingen.preemption import Notice
 from lingen.tae import TAE, TAE_PRESETS
 from lingen.tae_loss import PatchDiscriminator, PerceptualLoss, outlier_penalty, psnr, ssim
 
@@ -91,6 +93,8 @@ class TAEHooks:
     """once a step at most"""
     pictures: Callable[[int, list[np.ndarray]], None] = lambda step, videos: None
     """held-out windows beside their reconstructions, uint8 (T, H, 2 W, 3)"""
+    notice: Callable[[], Notice] = lambda: Notice.NONE
+    """asked every step; what it answers, all ranks do"""
 
 
 Pixels = Sequence[Callable[[], np.ndarray]]
@@ -137,10 +141,11 @@ class Objective(nn.Module):
 
 def fit_tae(
     config: TAEFitConfig, videos: Pixels, images: Pixels, held_out: Pixels, output: Path, hooks: TAEHooks = TAEHooks()
-) -> tuple[TAE, dict[str, float]]:
+) -> tuple[TAE, dict[str, float], bool]:
     """Train to the end, from the newest checkpoint in `output` if there is one. Needs an initialised process group.
 
-    Returns (the TAE with averaged weights and measured shift and scale, the last validation).
+    Returns (the TAE with averaged weights and measured shift and scale, the last validation, finished); finished is
+    False when `hooks.notice` asked to stop: then there is a checkpoint and nothing else to use.
     """
     rank, world = dist.get_rank(), dist.get_world_size()
     device = torch.device("cuda", torch.cuda.current_device()) if torch.cuda.is_available() else torch.device("cpu")
@@ -155,6 +160,7 @@ def fit_tae(
     optimizer = torch.optim.AdamW(trained, lr=config.lr, betas=(0.9, 0.95), weight_decay=0.01)
     ema = EMA(tae, config.ema_decay)
     checkpointer = Checkpointer(output / "checkpoints", objective.trained, ema, optimizer)
+    lockstep = Lockstep()
     meta = checkpointer.load_newest()
     start = meta["step"] if meta else 0
     parallel = DistributedDataParallel(objective) if world > 1 else objective
@@ -165,6 +171,7 @@ def fit_tae(
             hooks.log(0, report)
     began, since = time.perf_counter(), start
     for step in range(start, config.steps):
+        lockstep.say(hooks.notice())
         for group in optimizer.param_groups:
             group["lr"] = _learning_rate(config, step)
         places = range(rank, config.batch_size, world)
@@ -194,14 +201,18 @@ def fit_tae(
                 hooks.pictures(done, reconstructions(tae, ema, held_out))
         if rank == 0 and metrics:
             hooks.log(done, metrics)
-        if done % config.checkpoint_every == 0 or last:
+        (notice,) = lockstep.hear()
+        if done % config.checkpoint_every == 0 or last or notice:
             checkpointer.save(done, {})
+        if notice == Notice.STOP and not last:
+            checkpointer.wait()
+            return tae, {}, False
     checkpointer.wait()
     if start >= config.steps:
         report = validate(tae, ema, held_out)
     _take_average(tae, ema)
     measure_normalisation(tae, [*videos, *images])
-    return tae.eval(), report
+    return tae.eval(), report, True
 
 
 def validate(tae: TAE, ema: EMA, held_out: Pixels) -> dict[str, float]:

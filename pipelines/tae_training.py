@@ -14,9 +14,11 @@ from data_prep.cluster import connect
 from data_prep.encode import read_clips
 from data_prep.pixels import PixelConfig, PixelWindow, write_pixels
 from lingen.manifest import OutputFolder, file_digest, read_json, read_manifest, require_manifest, to_plain, write_json
+from lingen.preemption import StopFile
 from lingen.progress import Progress
 from lingen.tae import load_tae, save_tae
 from lingen.tae_training import TAEFitConfig, TAEHooks, fit_tae
+from pipelines.cli import Preempted
 from pipelines.ray_train import TRACKING, WorkerConfig, absolute_paths, prepare_worker, run_workers
 from pipelines.tracking import Run, catch_up, experiment_name, flatten, git_state, store_beside
 
@@ -50,6 +52,7 @@ def train_tae(config: TrainTAEConfig) -> dict[str, Any]:
 
     Raises:
         ValueError: bad configuration, before any work starts.
+        Preempted: it was asked to stop (SIGTERM, or a file named `stop` in the output folder), and saved.
         RuntimeError: training failed more often than workers.max_failures allows.
     """
     started = time.time()
@@ -85,7 +88,9 @@ def train_tae(config: TrainTAEConfig) -> dict[str, Any]:
             "parent": os.environ.get("LINGEN_PARENT_RUN"),
         },
     }
-    run_workers(_worker, plan, config.workers, folder, Progress(config.fit.preset, config.fit.steps, unit="steps"))
+    progress = Progress(config.fit.preset, config.fit.steps, unit="steps")
+    if not run_workers(_worker, plan, config.workers, folder, progress):
+        raise Preempted(f"training is saved in {config.output}/checkpoints; the same command goes on from there")
     report = {k.removeprefix("held_out/"): round(v, 3) for k, v in read_json(folder.path / REPORT).items()}
     return folder.publish(
         {"tae": load_tae(folder.path).digest, "windows": len(windows), "unreadable": len(errors), "held_out": report},
@@ -93,8 +98,8 @@ def train_tae(config: TrainTAEConfig) -> dict[str, Any]:
     )
 
 
-def _worker(plan: dict) -> None:
-    """One worker; runs in a Ray Train worker process."""
+def _worker(plan: dict) -> bool:
+    """One worker; runs in a Ray Train worker process. Returns whether training is finished."""
     import torch.distributed as dist
 
     config: TrainTAEConfig = plan["config"]
@@ -108,15 +113,15 @@ def _worker(plan: dict) -> None:
         run.video("reconstruction", step, videos, config.pixels.fps)
 
     try:
-        tae, report = fit_tae(
+        tae, report, finished = fit_tae(
             config.fit,
             readers("video", held_out=False),
             readers("image", held_out=False),
             readers("video", held_out=True) or readers("image", held_out=True),
             output,
-            TAEHooks(log=run.metrics, pictures=on_pictures) if first else TAEHooks(),
+            TAEHooks(log=run.metrics, pictures=on_pictures, notice=StopFile(output)) if first else TAEHooks(),
         )
-        if first:
+        if first and finished:
             save_tae(tae, output)
             write_json(output / REPORT, report)
             run.artifact(output / "tae.json")
@@ -125,7 +130,8 @@ def _worker(plan: dict) -> None:
             run.close("FAILED", timeout_s=5)
         raise
     if first:
-        run.close()
+        run.close("FINISHED" if finished else "KILLED")
+    return finished
 
 
 def _readers(windows: list[PixelWindow], folder: Path, media: str, held_out: bool) -> list:

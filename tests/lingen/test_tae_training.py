@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import itertools
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +10,7 @@ import pytest
 import torch
 import torch.distributed as dist
 
+from lingen.preemption import Notice
 from lingen.tae_training import TAEFitConfig, TAEHooks, fit_tae
 
 CONFIG = TAEFitConfig(
@@ -48,7 +50,8 @@ SHORT = dataclasses.replace(CONFIG, steps=20, validate_every=20, checkpoint_ever
 def run(folder, config=CONFIG):
     lines = {}
     hooks = TAEHooks(log=lambda step, m: lines.update({step: m}), pictures=lambda s, v: lines.update(v=v))
-    tae, report = fit_tae(config, VIDEOS, IMAGES, HELD_OUT, folder, hooks)
+    tae, report, finished = fit_tae(config, VIDEOS, IMAGES, HELD_OUT, folder, hooks)
+    assert finished
     return tae, report, lines
 
 
@@ -83,6 +86,17 @@ def test_killed_and_resumed_gives_the_same_weights(tmp_path, changes):
         fit_tae(config, VIDEOS, IMAGES, HELD_OUT, tmp_path / "killed", TAEHooks(log=die))
     resumed, _, lines = run(tmp_path / "killed", config)
     assert min(k for k in lines if isinstance(k, int)) == 15, "went on from the checkpoint of step 10"
+    assert resumed.digest == whole.digest
+
+
+def test_asked_to_stop_it_saves_and_goes_on_to_the_same_weights(tmp_path):
+    whole, _, _ = run(tmp_path / "whole", SHORT)
+    asked = itertools.count()
+    hooks = TAEHooks(notice=lambda: Notice.STOP if next(asked) == 12 else Notice.NONE)
+    *_, finished = fit_tae(SHORT, VIDEOS, IMAGES, HELD_OUT, tmp_path / "stopped", hooks)
+    assert not finished
+    assert (tmp_path / "stopped" / "checkpoints" / "step_00000013").is_dir()
+    resumed, _, _ = run(tmp_path / "stopped", SHORT)
     assert resumed.digest == whole.digest
 
 
