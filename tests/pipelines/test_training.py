@@ -71,7 +71,7 @@ def test_a_stage_says_what_it_changed(tmp_path):
     (tmp_path / "tracking" / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     loss = training.first_and_last(tmp_path)
     assert loss == {"loss": [1.9375, 1.0375], "val/loss": [2.0, 1.25]}
-    positions = {"before": [2, 4, 5], "after": [4, 6, 7]}
+    positions = {"after": [4, 6, 7], "before": [2, 4, 5]}
     assert training.changes({"loss": loss, "positions": positions}) == [
         "2x4x5 -> 4x6x7",
         "1.938 -> 1.038",
