@@ -401,7 +401,8 @@ CHANGES = ("positions (TxHxW)", "loss", "val/loss")
 
 def changes(outputs: dict[str, Any]) -> list[str]:
     """What a finished stage changed, from its manifest's outputs, as text: position tables, loss, validation loss."""
-    before, after = (sizes and "x".join(map(str, sizes)) for sizes in map(outputs["positions"].get, ("before", "after")))
+    sizes = [outputs["positions"][when] for when in ("before", "after")]
+    before, after = (s and "x".join(map(str, s)) for s in sizes)
     falls = (outputs["loss"].get(name) for name in CHANGES[1:])
     return [f"{before or 'none'} -> {after}", *("none" if f is None else f"{f[0]:.3f} -> {f[1]:.3f}" for f in falls)]
 
