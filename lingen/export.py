@@ -8,6 +8,7 @@ model/tae/                                the temporal autoencoder
 from __future__ import annotations
 
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +17,36 @@ from torch import Tensor
 
 from lingen.denoiser import Denoiser, DenoiserConfig
 from lingen.ema import EMA
-from lingen.manifest import read_json, write_atomic, write_json
+from lingen.manifest import read_json, to_plain, write_atomic, write_json
+from lingen.shard_index import ShardIndex
+from lingen.text import TextEncoderConfig
 
 CONFIG = "config.json"
+
+
+def describe(
+    stage: str, preset: str, shards: ShardIndex, text: Sequence[TextEncoderConfig], prompts: Sequence[str]
+) -> dict[str, Any]:
+    """What config.json says beside the architecture, so that a model can be generated from and trained on.
+
+    Args: shards, the buckets it was trained on, of one resolution; text, settings of their encoders, in their order;
+        prompts, sample prompts (the first is what generating takes when it is given none).
+    """
+    largest = max(shards.buckets.values(), key=lambda b: (b.bucket.frames, len(b)))
+    return {
+        "stage": stage,
+        "preset": preset,
+        "resolution": largest.format.resolution,
+        "frames": largest.bucket.frames,
+        "fps": shards.format.fps,
+        "bucket": largest.bucket.name,
+        "latent_shape": list(largest.latent_shape),
+        "tae_digest": shards.format.tae_digest,
+        "text": to_plain(list(text)),
+        "text_names": shards.text_names,
+        "text_digests": shards.text_digests,
+        "prompts": list(prompts),
+    }
 
 
 def export_model(

@@ -347,3 +347,12 @@ class ShardIndex:
         """FileNotFoundError naming the first missing or cut-off shard."""
         for bucket in self.buckets.values():
             bucket.check_files()
+
+
+def first_captions(shards: ShardIndex, count: int = 2) -> tuple[str, ...]:
+    """Captions of the first samples with different captions, videos before images."""
+    captions: dict[str, None] = {}
+    for bucket in sorted(shards.buckets.values(), key=lambda b: b.bucket.media, reverse=True):
+        for row in range(min(len(bucket), 8)):
+            captions[bucket.metadata(row)["caption"]] = None
+    return tuple(captions)[:count]

@@ -23,10 +23,12 @@ import torch
 import torch.distributed as dist
 
 from lingen.denoiser import DenoiserConfig
-from lingen.export import export_model, read_about, whole_weights
+from lingen.export import describe, export_model, read_about, whole_weights
+from lingen.manifest import require_manifest
 from lingen.preemption import Notice, StopFile, on_sigterm, stop_file
 from lingen.presets import PRESETS
-from lingen.shard_index import ShardIndex
+from lingen.shard_index import ShardIndex, first_captions
+from lingen.text import parse_text_encoders
 from lingen.training import FitConfig, Hooks, fit, grown
 
 BAD_CONFIGURATION, PREEMPTED = 2, 75
@@ -56,9 +58,13 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _train(config: FitConfig, shards: ShardIndex, options: argparse.Namespace) -> bool:
+    encoded = require_manifest(options.shards, "encode", "--shards")
+    text = parse_text_encoders(encoded["config"]["text"]).values()
     if options.init:
-        architecture = DenoiserConfig.from_dict(read_about(options.init)["model"])
+        before = read_about(options.init)
+        architecture, preset = DenoiserConfig.from_dict(before["model"]), before["preset"]
     else:
+        preset = options.preset
         architecture = dataclasses.replace(PRESETS[options.preset], text_dims=shards.text_dims)
     _join(config.hang_timeout)
     told: list[bool] = []
@@ -74,8 +80,7 @@ def _train(config: FitConfig, shards: ShardIndex, options: argparse.Namespace) -
         if finished:
             raw, averaged = whole_weights(model, ema)
             if dist.get_rank() == 0:
-                about = {"tae_digest": shards.format.tae_digest, "fps": shards.format.fps}
-                about |= {"text_names": shards.text_names, "text_digests": shards.text_digests}
+                about = describe(options.output.name, preset, shards, text, first_captions(shards))
                 export_model(options.output / "model", raw, averaged, model.config, about, Path(options.shards) / "tae")
         return finished
     finally:

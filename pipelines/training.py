@@ -17,7 +17,7 @@ import torch
 from data_prep.quality import decisions
 from lingen.buckets import Bucket
 from lingen.denoiser import Denoiser, DenoiserConfig
-from lingen.export import export_model, model_folder, read_about, whole_weights
+from lingen.export import describe, export_model, model_folder, read_about, whole_weights
 from lingen.loader import LatentBatch
 from lingen.manifest import (
     OutputFolder,
@@ -34,7 +34,7 @@ from lingen.presets import PRESETS
 from lingen.progress import Progress
 from lingen.sampler import SamplerConfig, sample
 from lingen.selection import licences, select
-from lingen.shard_index import ShardIndex, samples_digest
+from lingen.shard_index import ShardIndex, first_captions, samples_digest
 from lingen.tae import load_tae
 from lingen.text import TextEncoderConfig, build_text_encoder, pad_text, parse_text_encoders
 from lingen.training import FitConfig, Hooks, fit, grown
@@ -125,7 +125,7 @@ def train(config: TrainConfig) -> dict[str, Any]:
     prompts = config.prompts or first_captions(shards)
     write_prompts(folder.path / PROMPTS, prompts, text, shards)
     tae = tae_of_shards(shards)
-    about = describe(stage, shards, text, to_plain(prompts))
+    about = describe(stage.name, stage.preset, shards, text, prompts)
     plan = {
         "config": config,
         "architecture": architecture.to_dict(),
@@ -231,15 +231,6 @@ def stage_architecture(stage: TrainStage, shards: ShardIndex, init: Path | None)
         raise ValueError(f"--shards: preset {stage.preset} does not fit them: {error}") from error
 
 
-def first_captions(shards: ShardIndex, count: int = 2) -> tuple[str, ...]:
-    """Captions of the first samples with different captions, videos before images."""
-    captions: dict[str, None] = {}
-    for bucket in sorted(shards.buckets.values(), key=lambda b: b.bucket.media, reverse=True):
-        for row in range(min(len(bucket), 8)):
-            captions[bucket.metadata(row)["caption"]] = None
-    return tuple(captions)[:count]
-
-
 def write_prompts(path: Path, prompts: tuple[str, ...], text: Sequence[TextEncoderConfig], shards: ShardIndex) -> None:
     """Embed the sample prompts once, here, so that training workers need no text encoder.
 
@@ -280,27 +271,6 @@ def tae_of_shards(shards: ShardIndex) -> Path:
     if load_tae(folder).digest != shards.format.tae_digest:
         raise ValueError(f"--shards: the TAE in {folder} is not the one that made these latents; encode again")
     return folder
-
-
-def describe(
-    stage: TrainStage, shards: ShardIndex, text: Sequence[TextEncoderConfig], prompts: list[str]
-) -> dict[str, Any]:
-    """What the exported model's config.json says beside the architecture."""
-    largest = max(shards.buckets.values(), key=lambda b: (b.bucket.frames, len(b)))
-    return {
-        "stage": stage.name,
-        "preset": stage.preset,
-        "resolution": stage.resolution,
-        "frames": stage.frames,
-        "fps": shards.format.fps,
-        "bucket": largest.bucket.name,
-        "latent_shape": list(largest.latent_shape),
-        "tae_digest": shards.format.tae_digest,
-        "text": to_plain(text),
-        "text_names": shards.text_names,
-        "text_digests": shards.text_digests,
-        "prompts": prompts,
-    }
 
 
 def _curve_of(fit_config: FitConfig) -> dict:

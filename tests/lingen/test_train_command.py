@@ -13,6 +13,9 @@ import pytest
 
 import lingen
 from lingen.checkpoint import checkpoints
+from lingen.generate import GenerateConfig, generate
+from lingen.sampler import SamplerConfig
+from lingen.synthetic import write_random_encoding
 from lingen.train import main
 
 SETTINGS = ["steps=40", "batch_size=2", "log_every=1", "checkpoint_every=30", "warmup=2", "validate_every=0"]
@@ -24,13 +27,12 @@ def curve(output):
     return [line["loss"] for line in lines]
 
 
-def test_torchrun_saves_on_sigterm_and_one_process_goes_on(tmp_path, make_shards):
-    shards = make_shards({"image_64x64": 9})
-    (shards / "tae").mkdir()
+def test_torchrun_saves_on_sigterm_and_one_process_goes_on(tmp_path):
+    shards = write_random_encoding(tmp_path / "shards", {"image_64x64": 9})
     flags = ["--shards", str(shards), "--output", str(tmp_path / "run"), *SETTINGS]
     torchrun = Path(sys.executable).with_name("torchrun")
     launched = subprocess.Popen(
-        [torchrun, "--nproc-per-node", "2", "--master-port", "0", "-m", "lingen.train", *flags],
+        [torchrun, "--nproc-per-node", "2", "--standalone", "-m", "lingen.train", *flags],
         env=os.environ | {"OMP_NUM_THREADS": "1"}, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
     )  # fmt: skip
     metrics = tmp_path / "run" / "metrics.jsonl"
@@ -48,10 +50,14 @@ def test_torchrun_saves_on_sigterm_and_one_process_goes_on(tmp_path, make_shards
     assert main(["--shards", str(shards), "--output", str(tmp_path / "whole"), *SETTINGS]) == 0
     assert curve(tmp_path / "run") == pytest.approx(curve(tmp_path / "whole"), rel=1e-5)
     assert lingen.load(tmp_path / "run").config.width == 128
+    made = generate(
+        GenerateConfig(checkpoint=tmp_path / "run", output=tmp_path / "a.png", sampler=SamplerConfig(steps=2))
+    )
+    assert (made.frames, made.height, made.width, made.path.is_file()) == (1, 64, 64, True)
 
 
-def test_a_stop_file_ends_with_75(tmp_path, make_shards):
-    shards, output = make_shards({"image_64x64": 9}), tmp_path / "run"
+def test_a_stop_file_ends_with_75(tmp_path):
+    shards, output = write_random_encoding(tmp_path / "shards", {"image_64x64": 9}), tmp_path / "run"
 
     def stop_after_a_step():
         while not (output / "metrics.jsonl").exists():
@@ -64,6 +70,7 @@ def test_a_stop_file_ends_with_75(tmp_path, make_shards):
 
 
 @pytest.mark.parametrize("bad", ["stepz=3", "steps", "steps=three", "guard.nothing=1", "guard=1"])
-def test_bad_settings_are_one_line(bad, tmp_path, make_shards, capsys):
-    assert main(["--shards", str(make_shards({"image_64x64": 2})), "--output", str(tmp_path / "run"), bad]) == 2
+def test_bad_settings_are_one_line(bad, tmp_path, capsys):
+    shards = write_random_encoding(tmp_path / "shards", {"image_64x64": 2})
+    assert main(["--shards", str(shards), "--output", str(tmp_path / "run"), bad]) == 2
     assert capsys.readouterr().err.startswith(f"error: {bad}: ")

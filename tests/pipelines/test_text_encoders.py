@@ -6,12 +6,13 @@ import json
 import pytest
 import torch
 
+from lingen.export import describe
 from lingen.manifest import write_json
 from lingen.shard_index import ShardIndex
 from lingen.synthetic import write_random_latents
 from lingen.text import build_text_encoder, pad_text, parse_text_encoders
 from pipelines.recipes import find_stage
-from pipelines.training import describe, read_prompts, stage_architecture, write_prompts
+from pipelines.training import read_prompts, stage_architecture, write_prompts
 
 SPECS = ("a=lingen-tiny", "b=lingen-tiny,seed=1")
 
@@ -45,7 +46,7 @@ def test_a_model_of_other_encoders_is_no_start(encoded, tmp_path):
     _, stage = find_stage("demo_t2i_64p")
     architecture = stage_architecture(stage, shards, None)
     assert architecture.text_dims == (128, 128)
-    about = json.loads(json.dumps(describe(stage, shards, settings, ["x"])))
+    about = json.loads(json.dumps(describe(stage.name, stage.preset, shards, settings, ["x"])))
     assert about["text"][1]["seed"] == 1
     (tmp_path / "ema.safetensors").touch()
     write_json(tmp_path / "config.json", about | {"model": architecture.to_dict()})
