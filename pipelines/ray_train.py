@@ -6,7 +6,6 @@ import contextlib
 import dataclasses
 import json
 import logging
-import os
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -42,14 +41,16 @@ class WorkerConfig:
     """CPUs that Ray reserves for each"""
     gpus: float = 0
     """GPUs for each; 0 trains on the CPU"""
-    threads: int = 0
-    """torch threads of each on the CPU; 0: the machine's CPUs divided by the workers"""
+    threads: int = 1
+    """torch threads of each on the CPU; the operators of small models only lose by more"""
     max_failures: int = 3
     """restarts after a lost worker before the job gives up"""
 
     def __post_init__(self):
         if self.count < 1:
             raise ValueError(f"--workers.count: need at least one worker, got {self.count}")
+        if self.threads < 1:
+            raise ValueError(f"--workers.threads: need at least one, got {self.threads}")
         if not 0 <= self.min <= self.count:
             raise ValueError(f"--workers.min: must be 0 to --workers.count ({self.count}), got {self.min}")
 
@@ -180,4 +181,4 @@ def absolute_paths(config: Config) -> Config:
 def prepare_worker(workers: WorkerConfig) -> None:
     """Logging and torch threads of a worker process; call it first."""
     quiet_libraries()
-    torch.set_num_threads(workers.threads or max(1, (os.cpu_count() or 1) // workers.count))
+    torch.set_num_threads(workers.threads)
