@@ -157,7 +157,7 @@ def fit_tae(
     if rank == 0 and objective.perceptual is None:
         log.info("no perceptual loss: fit.perceptual names no weights of torchvision's vgg16")
     trained = [p for p in objective.parameters() if p.requires_grad]
-    optimizer = torch.optim.AdamW(trained, lr=config.lr, betas=(0.9, 0.95), weight_decay=0.01)
+    optimizer = torch.optim.AdamW(trained, lr=config.lr, betas=(0.9, 0.95), weight_decay=0.01, fused=True)
     ema = EMA(tae, config.ema_decay)
     checkpointer = Checkpointer(output / "checkpoints", objective.trained, ema, optimizer)
     lockstep = Lockstep()

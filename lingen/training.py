@@ -200,7 +200,9 @@ def _fit(config, architecture, shards, output, init, hooks, clips, about, watchd
     }
     check_kernels(config, architecture, shards, device)
     model, ema = _build(config, architecture, init, device)
-    optimizer = torch.optim.AdamW(parameter_groups(model, config.weight_decay), lr=config.lr, betas=(0.9, config.beta2))
+    optimizer = torch.optim.AdamW(
+        parameter_groups(model, config.weight_decay), lr=config.lr, betas=(0.9, config.beta2), fused=True
+    )
     retention = Retention(config.keep_checkpoints, config.keep_every)
     checkpointer = Checkpointer(output / "checkpoints", model, ema, optimizer, retention, config.hang_timeout)
     lockstep = Lockstep(config.hang_timeout)
