@@ -370,7 +370,7 @@ def test_the_readers_in_the_documentation_work(encoded, capsys):
     assert len([line for line in webdataset_lines.splitlines() if line]) == 10
     for there, here in {
         "out/latents/": f"{folder}/",
-        "video_48x80_32f": bucket.name,
+        "video_48x80_16f": bucket.name,
         "000000}": f"{bucket.shards - 1:06d}}}",
     }.items():
         assert there in webdataset_lines
