@@ -133,9 +133,9 @@ DEMO = Recipe(
     curate=("--filter.min-scene-motion", "0", "--quality.count", str(DEMO_STAGES[-1].quality_clips)),
     tae=(
         *("--pixels.resolution", "64", "--pixels.frames", "32"),
-        *("--fit.preset", "tae_tiny", "--fit.steps", "120", "--fit.batch-size", "2", "--fit.crop", "64"),
+        *("--fit.preset", "tae_tiny", "--fit.steps", "80", "--fit.batch-size", "2", "--fit.crop", "64"),
         *("--fit.frames", "16", "--fit.lr", "5e-4", "--fit.warmup", "20", "--fit.ema-decay", "0.99"),
-        *("--fit.validate-every", "60", "--fit.checkpoint-every", "60"),
+        *("--fit.validate-every", "40", "--fit.checkpoint-every", "40"),
     ),
     encode=("--stages", *(stage.name for stage in DEMO_STAGES), "--serve-shorter", "--text", "lingen-tiny"),
     stages=tuple(_stage(stage, "tiny", _DEMO_FITS.get(stage.name, _DEMO_VIDEO)) for stage in DEMO_STAGES),
