@@ -18,6 +18,8 @@ import statistics
 from pathlib import Path
 from typing import Any
 
+from lingen.manifest import whole_lines
+
 SKIPPED = "skipped.jsonl"
 
 
@@ -102,13 +104,7 @@ class SkippedSteps:
 
     def __init__(self, output: Path):
         self._path = output / SKIPPED
-        self._seen = set()
-        if self._path.is_file():
-            text = self._path.read_text()
-            whole = text[: text.rfind("\n") + 1]  # without a line that a kill cut off
-            if whole != text:
-                self._path.write_text(whole)
-            self._seen = {self._key(json.loads(line)) for line in whole.splitlines()}
+        self._seen = {self._key(json.loads(line)) for line in whole_lines(self._path)}
 
     def add(self, entry: dict[str, Any]) -> None:
         """`entry` has "event" and "step"."""

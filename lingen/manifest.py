@@ -76,6 +76,18 @@ def read_json(path: str | Path) -> Any:
     return json.loads(Path(path).read_text())
 
 
+def whole_lines(path: str | Path) -> list[bytes]:
+    """The lines of a file that is appended to, line ends included; a last one that a kill cut off is taken out."""
+    path = Path(path)
+    if not path.is_file():
+        return []
+    data = path.read_bytes()
+    whole = data[: data.rfind(b"\n") + 1]
+    if whole != data:
+        path.write_bytes(whole)
+    return whole.splitlines(keepends=True)
+
+
 def read_manifest(folder: str | Path) -> dict | None:
     """The manifest of a finished output folder, or None when the folder is not finished."""
     path = Path(folder) / MANIFEST

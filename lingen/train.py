@@ -24,7 +24,7 @@ import torch.distributed as dist
 
 from lingen.denoiser import DenoiserConfig
 from lingen.export import describe, export_model, read_about, whole_weights
-from lingen.manifest import require_manifest
+from lingen.manifest import require_manifest, whole_lines
 from lingen.preemption import Notice, StopFile, on_sigterm, stop_file
 from lingen.presets import PRESETS
 from lingen.shard_index import ShardIndex, first_captions
@@ -103,7 +103,7 @@ class Metrics:
 
     def __init__(self, path: Path):
         self._path = path
-        lines = path.read_text().splitlines() if path.is_file() else []
+        lines = [] if dist.get_rank() else whole_lines(path)
         self._last = json.loads(lines[-1])["step"] if lines else 0
 
     def __call__(self, step: int, metrics: dict[str, float]) -> None:

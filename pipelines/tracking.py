@@ -21,7 +21,7 @@ from typing import Any
 
 import numpy as np
 
-from lingen.manifest import read_json, write_json
+from lingen.manifest import read_json, whole_lines, write_json
 from lingen.video import enlarge, frame_grid, write_mp4
 
 log = logging.getLogger(__name__)
@@ -238,11 +238,7 @@ class _Lines:
     def __init__(self, path: Path, sent: int):
         self._path = path
         path.touch()
-        data = path.read_bytes()
-        whole = data[: data.rfind(b"\n") + 1]
-        if whole != data:  # a kill in the middle of a line
-            path.write_bytes(whole)
-        lines = whole.splitlines(keepends=True)
+        lines = whole_lines(path)
         self.last: dict | None = json.loads(lines[-1]) if lines else None
         self._sent, self._offset = sent, sum(map(len, lines[:sent]))
         self._sizes: list[int] = []

@@ -45,6 +45,8 @@ def test_torchrun_saves_on_sigterm_and_one_process_goes_on(tmp_path):
     done = int(saved.name.removeprefix("step_"))
     assert 2 <= done < 40, output
     assert len(curve(tmp_path / "run")) == done
+    with open(metrics, "a") as f:
+        f.write('{"step": 4')  # as a kill in the middle of a line leaves it
 
     assert main(flags) == 0
     assert main(["--shards", str(shards), "--output", str(tmp_path / "whole"), *SETTINGS]) == 0
