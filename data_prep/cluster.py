@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
+from collections.abc import Iterator
 
 
 def connect() -> None:
     """Join the cluster that RAY_ADDRESS names (as under `ray job submit`), or start a local one, without dashboard.
 
     Ray's own log lines and progress bars are switched off: jobs print theirs, one line every 30 s (lingen.progress).
+    The local one's servers listen on 127.0.0.1 alone.
     """
     import ray
 
@@ -24,4 +27,31 @@ def connect() -> None:
         # A waiting OpenMP thread spins by default: beside any other busy process that makes steps three times as long.
         os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
         os.environ.setdefault("RAY_AUTH_MODE", "disabled")  # or the first start writes a token into the home folder
-        ray.init(address="local", include_dashboard=False, _node_ip_address="127.0.0.1", **quiet)
+        _stay_on_loopback()
+        ray.init(address="local", include_dashboard=False, **quiet)
+
+
+@contextlib.contextmanager
+def one_for_all() -> Iterator[dict[str, str]]:
+    """The environment that leads jobs, each a process of its own, to one cluster; a local one ends with the block.
+
+    Without it every job starts and ends Ray itself, which takes longer than some jobs do.
+    """
+    import ray
+
+    if os.environ.get("RAY_ADDRESS") or ray.is_initialized():
+        yield {}
+        return
+    connect()
+    try:
+        yield {"RAY_ADDRESS": ray.get_runtime_context().gcs_address}
+    finally:
+        ray.shutdown()
+
+
+def _stay_on_loopback() -> None:
+    """Ray replaces 127.0.0.1 by the machine's address, except on systems where it supports no clusters: behave so."""
+    from ray._private import ray_constants
+
+    os.environ[ray_constants.ENABLE_RAY_CLUSTERS_ENV_VAR] = "0"  # for its processes
+    ray_constants.ENABLE_RAY_CLUSTER = False  # for this one, which has read it already

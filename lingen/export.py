@@ -49,6 +49,24 @@ def describe(
     }
 
 
+def check_same_latents(about: dict[str, Any], shards: ShardIndex, init: str | Path) -> None:
+    """A model goes on training only on what it was trained on: latents of the same TAE, text of the same encoders.
+
+    Raises:
+        ValueError: it was trained on others; names `init`, the model's folder, and both.
+    """
+    if about["tae_digest"] != shards.format.tae_digest:
+        raise ValueError(
+            f"--init: {init} was trained on latents of TAE {about['tae_digest']}, "
+            f"these shards come from TAE {shards.format.tae_digest}"
+        )
+    if about["text_digests"] != shards.text_digests:
+        raise ValueError(
+            f"--init: {init} was trained with text encoders {', '.join(about['text_names'])}, "
+            f"these shards have {', '.join(shards.text_names)}; see jobs/retext.py"
+        )
+
+
 def export_model(
     folder: str | Path,
     raw: dict[str, Tensor],

@@ -23,15 +23,14 @@ import torch
 import torch.distributed as dist
 
 from lingen.denoiser import DenoiserConfig
-from lingen.export import describe, export_model, read_about, whole_weights
+from lingen.exit_codes import BAD_CONFIGURATION, DONE, PREEMPTED
+from lingen.export import check_same_latents, describe, export_model, model_folder, read_about, whole_weights
 from lingen.manifest import require_manifest, whole_lines
 from lingen.preemption import Notice, StopFile, on_sigterm, stop_file
 from lingen.presets import PRESETS
 from lingen.shard_index import ShardIndex, first_captions
 from lingen.text import parse_text_encoders
 from lingen.training import FitConfig, Hooks, fit, grown
-
-BAD_CONFIGURATION, PREEMPTED = 2, 75
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -54,14 +53,16 @@ def main(arguments: list[str] | None = None) -> int:
     except ValueError as error:
         print(f"error: {error}", file=sys.stderr)
         return BAD_CONFIGURATION
-    return 0 if finished else PREEMPTED
+    return DONE if finished else PREEMPTED
 
 
 def _train(config: FitConfig, shards: ShardIndex, options: argparse.Namespace) -> bool:
     encoded = require_manifest(options.shards, "encode", "--shards")
     text = parse_text_encoders(encoded["config"]["text"]).values()
     if options.init:
+        options.init = model_folder(options.init, "--init")
         before = read_about(options.init)
+        check_same_latents(before, shards, options.init)
         architecture, preset = DenoiserConfig.from_dict(before["model"]), before["preset"]
     else:
         preset = options.preset

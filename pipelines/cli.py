@@ -17,7 +17,7 @@ from typing import TypeVar
 
 import tyro
 
-DONE, BAD_CONFIGURATION, PREEMPTED = 0, 2, 75
+from lingen.exit_codes import BAD_CONFIGURATION, DONE, PREEMPTED
 
 Config = TypeVar("Config")
 

@@ -74,12 +74,14 @@ def run_workers(
         RuntimeError: a worker failed more than workers.max_failures times; carries the worker's own error.
     """
     connect()
+    from ray import cloudpickle
     from ray.train import FailureConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchConfig, TorchTrainer
 
     trainer = TorchTrainer(
-        function,
-        train_loop_config=plan,
+        _call,
+        # As bytes: Ray Train's controller passes it on, and would import all that training needs to understand it.
+        train_loop_config={"call": cloudpickle.dumps((function, plan))},
         scaling_config=ScalingConfig(
             num_workers=(workers.min, workers.count) if 0 < workers.min < workers.count else workers.count,
             elastic_resize_monitor_interval_s=workers.resize_after,
@@ -100,6 +102,13 @@ def run_workers(
     if result.error is not None:
         raise RuntimeError(f"training failed: {result.error}")
     return result.return_value
+
+
+def _call(config: dict) -> Any:
+    from ray import cloudpickle
+
+    function, plan = cloudpickle.loads(config["call"])
+    return function(plan)
 
 
 def _ask_to_stop(stop: Path) -> None:

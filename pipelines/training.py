@@ -17,7 +17,7 @@ import torch
 from data_prep.quality import decisions
 from lingen.buckets import Bucket
 from lingen.denoiser import Denoiser, DenoiserConfig
-from lingen.export import describe, export_model, model_folder, read_about, whole_weights
+from lingen.export import check_same_latents, describe, export_model, model_folder, read_about, whole_weights
 from lingen.loader import LatentBatch
 from lingen.manifest import (
     OutputFolder,
@@ -214,16 +214,7 @@ def stage_architecture(stage: TrainStage, shards: ShardIndex, init: Path | None)
                 f"--init: {init} holds a {about['preset']} model, stage {stage.name} trains {stage.preset}; "
                 "choose a checkpoint of the same preset and text encoders"
             )
-        if about["tae_digest"] != shards.format.tae_digest:
-            raise ValueError(
-                f"--init: {init} was trained on latents of TAE {about['tae_digest']}, "
-                f"these shards come from TAE {shards.format.tae_digest}"
-            )
-        if about["text_digests"] != shards.text_digests:
-            raise ValueError(
-                f"--init: {init} was trained with text encoders {', '.join(about['text_names'])}, "
-                f"these shards have {', '.join(shards.text_names)}; see jobs/retext.py"
-            )
+        check_same_latents(about, shards, init)
         sizes = before.position_sizes
     try:
         return grown(dataclasses.replace(preset, position_sizes=sizes), shards)

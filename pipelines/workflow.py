@@ -16,10 +16,11 @@ import sys
 import time
 from pathlib import Path
 
+from data_prep.cluster import one_for_all
+from lingen.exit_codes import PREEMPTED
 from lingen.manifest import MANIFEST, digest, file_digest, read_json, read_manifest, write_json
 from lingen.preemption import on_sigterm
 from lingen.progress import clock
-from pipelines.cli import PREEMPTED
 from pipelines.recipes import RECIPES, Recipe
 from pipelines.tracking import Run, store_beside, tracked
 
@@ -113,6 +114,7 @@ class Workflow:
         self.recipe, self.output, self.clips, self.quality = recipe, output, clips, quality
         self.steps = steps_of(RECIPES[recipe], output, clips, quality)
         path = output / STATE
+        self._environment: dict[str, str] = {}
         self._keys: dict[str, str] = read_json(path) if path.is_file() else {}
 
     def state(self, step: Step) -> str:
@@ -136,6 +138,7 @@ class Workflow:
                 store = store_beside(self.output / "tracking")
                 run = stack.enter_context(tracked(self.output / "tracking", self.experiment, "workflow", uri=store))
                 run.wait_for_id()
+                self._environment = stack.enter_context(one_for_all())
             self._run_steps(outcomes, run)
         return outcomes
 
@@ -164,8 +167,8 @@ class Workflow:
         job = [sys.executable, str(ROOT / "jobs" / f"{step.job}.py"), *step.flags]
         if not step.output.suffix and step.job != "demo_clips":
             job.append("--overwrite")  # what other flags left here is replaced; what these flags began is resumed
-        environment = os.environ | {"MLFLOW_TRACKING_URI": run.uri, "MLFLOW_EXPERIMENT_NAME": self.experiment}
-        environment.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # data_prep/cluster.py says why
+        environment = os.environ | self._environment
+        environment |= {"MLFLOW_TRACKING_URI": run.uri, "MLFLOW_EXPERIMENT_NAME": self.experiment}
         if run.run_id:
             environment["LINGEN_PARENT_RUN"] = run.run_id
         process = subprocess.Popen(job, env=environment)

@@ -71,6 +71,20 @@ def test_a_stop_file_ends_with_75(tmp_path):
     assert checkpoints(output / "checkpoints")
 
 
+@pytest.mark.parametrize(("field", "other"), [("tae_digest", "another"), ("text_digests", ["another"])])
+def test_a_start_from_other_latents_is_refused(field, other, tmp_path, capsys):
+    shards = write_random_encoding(tmp_path / "shards", {"image_64x64": 2})
+    flags = ["--shards", str(shards), "--output"]
+    settings = ["steps=1", "batch_size=1", "validate_every=0", "held_out=0"]
+    assert main([*flags, str(tmp_path / "before"), *settings]) == 0
+    again = [*flags, str(tmp_path / "after"), "--init", str(tmp_path / "before"), *settings]
+    assert main(again) == 0, "the same latents are welcome"
+    config = tmp_path / "before" / "model" / "config.json"
+    config.write_text(json.dumps(json.loads(config.read_text()) | {field: other}))
+    assert main(again) == 2
+    assert capsys.readouterr().err.startswith(f"error: --init: {tmp_path / 'before' / 'model'} was trained")
+
+
 @pytest.mark.parametrize("bad", ["stepz=3", "steps", "steps=three", "guard.nothing=1", "guard=1"])
 def test_bad_settings_are_one_line(bad, tmp_path, capsys):
     shards = write_random_encoding(tmp_path / "shards", {"image_64x64": 2})

@@ -43,6 +43,7 @@ def jobs(tmp_path, monkeypatch):
     for name in ("demo_clips", "curate", "train_tae", "encode", "train", "generate"):
         (folder / f"{name}.py").write_text(JOB)
     monkeypatch.setattr(workflow, "ROOT", folder.parent)
+    monkeypatch.setenv("RAY_ADDRESS", "nowhere")  # they need no Ray
     monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[2]))
     return folder
 
