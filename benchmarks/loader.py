@@ -39,54 +39,30 @@ READERS = {  # name -> parallel readers tried; the best counts
 }
 
 
-def samples(bucket_name: str, count: int):
-    """(key, latent C,T,H,W float16, text L,D float16) of random content."""
-    from lingen.buckets import Bucket
-
-    generator = torch.Generator().manual_seed(0)
-    shape = Bucket.parse(bucket_name).latent_shape()
-    for i in range(count):
-        text = torch.randn(20 + i % 58, WIDTH, generator=generator).half()
-        yield f"{i:08d}", torch.randn(shape, generator=generator).half(), text
-
-
 def write_ours(folder: Path, name: str, count: int, per_shard: int) -> None:
-    from lingen import shards
-    from lingen.shard_index import INDEX, LatentFormat, TextFormat, write_index
+    from lingen.synthetic import write_random_latents
 
-    about = dict.fromkeys(("uri", "license", "source", "attribution"), "benchmark")
-    about |= {"start_s": 0.0, "end_s": 1.0, "fps": 16.0, "source_width": 1, "source_height": 1, "bucket": name}
-    rows, text_rows, stream = [], [], samples(name, count)
-    for first in range(0, count, per_shard):
-        shard = f"{first // per_shard:06d}.tar"
-        with (
-            shards.ShardWriter(folder / "latents" / name / shard) as latents,
-            shards.ShardWriter(folder / "text" / "random" / name / shard) as texts,
-        ):
-            for _ in range(min(per_shard, count - first)):
-                key, latent, text = next(stream)
-                source = shards.Provenance(clip_id=key, caption=f"caption {key}", **about)
-                a = latents.add(key, shards.LATENT, shards.pack_latent(latent, "float16"))
-                b = latents.add(key, shards.METADATA, shards.pack_metadata(source, "0" * 16))
-                c = texts.add(key, shards.TEXT, shards.pack_text(text, "float16"))
-                facts = {"key": key, "shard": shard, "clip_id": key, "license": "", "source": "", "seconds": 1.0}
-                facts |= {"shape": list(latent.shape), "canary_psnr": None}
-                rows.append(facts | a.columns() | b.columns("metadata_"))
-                text_rows.append({"key": key, "shard": shard, "length": len(text)} | c.columns())
-    unit = {"scale": [1.0] * 16, "shift": [0.0] * 16}
-    form = LatentFormat(bucket=name, resolution=64, fps=16.0, dtype="float16", tae_digest="0" * 16, **unit)
-    write_index(folder / "latents" / name / INDEX, rows, form)
-    text_form = TextFormat(bucket=name, dtype="float16", name="random", model="random", digest="0", dim=WIDTH)
-    write_index(folder / "text" / "random" / name / INDEX, text_rows, text_form)
+    encoder = ("random", "0" * 16, WIDTH)
+    write_random_latents(folder, {name: count}, per_shard, encoders=[encoder], tokens=range(20, 78))
 
 
-def write_streaming(folder: Path, name: str, count: int) -> None:
+def write_streaming(folder: Path, ours: Path, name: str) -> None:
+    """The same samples as MosaicML streaming keeps them."""
+    from safetensors.torch import load
     from streaming import MDSWriter
+
+    from lingen.shards import LATENT, TEXT, list_shard
+
+    def members(tree: str, suffix: str, tensor: str):
+        for shard in sorted((ours / tree / name).glob("*.tar")):
+            for key, kind, data in list_shard(shard):
+                if kind == suffix:
+                    yield key, load(data)[tensor].numpy()
 
     columns = {"key": "str", "latent": "ndarray:float16", "text": "ndarray:float16"}
     with MDSWriter(out=str(folder), columns=columns) as out:
-        for key, latent, text in samples(name, count):
-            out.write({"key": key, "latent": latent.numpy(), "text": text.numpy()})
+        for (key, latent), (_, text) in zip(members("latents", LATENT, "latent"), members("text/random", TEXT, "text")):
+            out.write({"key": key, "latent": latent, "text": text})
 
 
 def collate(pairs):
@@ -236,8 +212,8 @@ def main() -> None:
     args = parser.parse_args()
     torch.set_num_threads(1)
     if args.write_streaming:
-        folder, name, count = args.write_streaming
-        return write_streaming(Path(folder), name, int(count))
+        folder, ours, name = args.write_streaming
+        return write_streaming(Path(folder), Path(ours), name)
     if args.child:
         folder, reader, name, parallel, start, seconds = args.child
         return measure(Path(folder), reader, name, int(parallel), int(start), float(seconds))
@@ -249,15 +225,8 @@ def main() -> None:
         with tempfile.TemporaryDirectory() as folder:
             write_ours(Path(folder, "ours"), name, count, per_shard)
             if args.streaming_python:
-                command = [
-                    args.streaming_python,
-                    __file__,
-                    "--write-streaming",
-                    f"{folder}/streaming",
-                    name,
-                    str(count),
-                ]
-                subprocess.run(command, check=True, env=ENVIRONMENT)
+                command = [args.streaming_python, __file__, "--write-streaming", f"{folder}/streaming"]
+                subprocess.run([*command, f"{folder}/ours", name], check=True, env=ENVIRONMENT)
             result["sizes"][size] = table = compare(Path(folder), size, pythons, args.rounds)
         for reader, row in table.items():
             speed = f"{row['samples_per_s']:9.1f} samples/s {row['cpu_ms_per_sample']:7.3f} ms CPU each"

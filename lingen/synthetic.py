@@ -26,11 +26,12 @@ def write_random_latents(
     encoders: Sequence[tuple[str, str, int]] = (("encoder_0", "0", 8),),
     tae_digest: str = DIGEST,
     clip_ids: Sequence[str] | None = None,
+    tokens: Sequence[int] = (3, 4, 5, 6),
 ) -> Path:
     """Latents and text embeddings of so many samples per bucket name; equal arguments give equal bytes.
 
     Args: encoders, name, digest and width of each text encoder, sorted by name; clip_ids, of every bucket's samples
-        (default: made up, and like no hash).
+        (default: made up, and like no hash); tokens, lengths that captions take in turns.
     """
     generator = torch.Generator().manual_seed(0)
     for name, count in counts.items():
@@ -67,7 +68,7 @@ def write_random_latents(
                     facts |= {"seconds": bucket.frames / 16, "shape": list(latent.shape)}
                     rows.append(where | facts | a.columns() | b.columns("metadata_"))
                     for j, (_, _, dim) in enumerate(encoders):
-                        embedding = torch.randn(3 + (i + j) % 4, dim, generator=generator)
+                        embedding = torch.randn(tokens[(i + j) % len(tokens)], dim, generator=generator)
                         c = texts[j].add(key, shards.TEXT, shards.pack_text(embedding, dtype))
                         text_rows[j].append(where | c.columns() | {"length": len(embedding)})
         unit = {"scale": [1.0] * 16, "shift": [0.0] * 16}

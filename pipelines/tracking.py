@@ -26,7 +26,7 @@ from lingen.video import enlarge, frame_grid, write_mp4
 
 log = logging.getLogger(__name__)
 
-SEND_EVERY_S = 2.0
+SEND_EVERY_S = 10.0  # each time takes the interpreter from the training step for some tens of ms
 BATCH = 500  # metrics in one request; MLflow takes at most 1000
 PARAM_LENGTH = 500
 PARAMS = 100  # in one request, MLflow's limit
