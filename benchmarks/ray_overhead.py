@@ -2,9 +2,10 @@
 
     python benchmarks/ray_overhead.py --rounds 5
 
-Both train the same stage on the same random latents with two workers. Rounds are interleaved and their order is random;
-the cost is the median over rounds of the ratio of the two's steady step: the median wall time from one report to the
-next, so reports and tracking count. The time until the first report is start-up and stands apart.
+Both train the same stage on the same random latents with as many workers (--workers: several numbers, one after the
+other). Rounds are interleaved and their order is random; the cost is the median over rounds of the ratio of the two's
+steady step: the median wall time from one report to the next, so reports and tracking count. The time until the first
+report is start-up and stands apart. Where every core has a worker, Ray's own processes take their time from them.
 """
 
 from __future__ import annotations
@@ -43,21 +44,21 @@ def fit_settings(options) -> dict:
     return changes
 
 
-def bare(shards: Path, output: Path, options) -> list[str]:
+def bare(shards: Path, output: Path, workers: int, options) -> list[str]:
     """lingen.train, as torchrun starts it: torch and lingen/ alone."""
     fit = to_plain(find_stage(STAGE)[1].fit) | fit_settings(options)
     settings = [f"{name}={value}" for name, value in fit.items() if not isinstance(value, dict)]
     with socket.socket() as s:
         s.bind(("127.0.0.1", 0))
         port = s.getsockname()[1]
-    launcher = ["-m", "torch.distributed.run", f"--nproc-per-node={options.workers}", f"--master-port={port}"]
+    launcher = ["-m", "torch.distributed.run", f"--nproc-per-node={workers}", f"--master-port={port}"]
     return [*launcher, "-m", "lingen.train", "--shards", str(shards), "--output", str(output), *settings]
 
 
-def under_ray(shards: Path, output: Path, options) -> list[str]:
+def under_ray(shards: Path, output: Path, workers: int, options) -> list[str]:
     """jobs/train.py with its tracking store beside the output."""
     command = ["jobs/train.py", "--stage", STAGE, "--shards", str(shards), "--output", str(output)]
-    command += ["--workers.count", str(options.workers), "--workers.threads", "1", "--sampler.steps", "1"]
+    command += ["--workers.count", str(workers), "--workers.threads", "1", "--sampler.steps", "1"]
     for name, value in fit_settings(options).items():
         command += [f"--fit.{name.replace('_', '-')}", str(value)]
     return command
@@ -66,13 +67,13 @@ def under_ray(shards: Path, output: Path, options) -> list[str]:
 KINDS = {"torchrun": (bare, "metrics.jsonl"), "ray": (under_ray, "tracking/metrics.jsonl")}
 
 
-def run(kind: str, shards: Path, folder: Path, options) -> dict:
+def run(kind: str, shards: Path, folder: Path, workers: int, options) -> dict:
     """Start-up and steady step of one run, in seconds."""
     make, metrics = KINDS[kind]
     output = folder / "out"
     environment = {k: v for k, v in ENVIRONMENT.items() if k not in ("MLFLOW_TRACKING_URI", "RAY_ADDRESS")}
     began = time.time()
-    command = [sys.executable, *make(shards, output, options)]
+    command = [sys.executable, *make(shards, output, workers, options)]
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
     if done.returncode:
         sys.exit(f"{kind} failed:\n{done.stdout[-1000:]}\n{done.stderr[-3000:]}")
@@ -82,38 +83,51 @@ def run(kind: str, shards: Path, folder: Path, options) -> dict:
     return {"steady_step": statistics.median(steps), "start_up": times[0] - began, "whole": time.time() - began}
 
 
+def compare(shards: Path, workers: int, options) -> dict:
+    """Interleaved rounds of both with so many workers."""
+    runs: dict[str, list[dict]] = {kind: [] for kind in KINDS}
+    for round_ in range(options.rounds):
+        for kind in random.sample(list(KINDS), len(KINDS)):
+            with tempfile.TemporaryDirectory(dir=shards.parent) as place:
+                runs[kind].append(run(kind, shards, Path(place), workers, options))
+            step_ms = runs[kind][-1]["steady_step"] * 1e3
+            print(f"{workers} workers, round {round_ + 1}: {kind:9}{step_ms:9.2f} ms a step", flush=True)
+    ratios = [ray["steady_step"] / bare["steady_step"] for ray, bare in zip(runs["ray"], runs["torchrun"])]
+    return {
+        "workers": workers,
+        "seconds_median": {k: {n: round(statistics.median(r[n] for r in v), 4) for n in v[0]} for k, v in runs.items()},
+        "overhead_percent": round(100 * (statistics.median(ratios) - 1), 2),
+        "overhead_percent_of_rounds": [round(100 * (ratio - 1), 2) for ratio in ratios],
+    }
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--steps", type=int, default=120)
     parser.add_argument("--log-every", type=int, default=10)
-    parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--workers", type=int, nargs="+", default=[1, 2])
     parser.add_argument("--output", type=Path, default=RESULT)
     options = parser.parse_args()
     if options.steps // options.log_every < SKIP + 3:
         sys.exit(f"error: --steps: at least {options.log_every * (SKIP + 3)}, for enough reports")
     machine = describe()
-    runs: dict[str, list[dict]] = {kind: [] for kind in KINDS}
     with tempfile.TemporaryDirectory() as folder:
         shards = write_random_encoding(Path(folder, "latents"), {BUCKET: 64})
-        for round_ in range(options.rounds):
-            for kind in random.sample(list(KINDS), len(KINDS)):
-                with tempfile.TemporaryDirectory(dir=folder) as place:
-                    runs[kind].append(run(kind, shards, Path(place), options))
-                print(f"round {round_ + 1}: {kind:9}{runs[kind][-1]['steady_step'] * 1e3:9.2f} ms a step", flush=True)
-    ratios = [ray["steady_step"] / bare["steady_step"] for ray, bare in zip(runs["ray"], runs["torchrun"])]
-    medians = {k: {n: round(statistics.median(r[n] for r in v), 4) for n in v[0]} for k, v in runs.items()}
+        found = [compare(shards, workers, options) for workers in options.workers]
     result = {
         "question": "cost of Ray Train and MLflow over the bare loop under torchrun, on the same work",
         "machine": machine | {"load_average_at_end": describe()["load_average"]},
-        "settings": {"stage": STAGE, "workers": options.workers, "rounds": options.rounds, **fit_settings(options)},
-        "seconds_median": medians,
-        "overhead_percent": round(100 * (statistics.median(ratios) - 1), 2),
-        "overhead_percent_of_rounds": [round(100 * (ratio - 1), 2) for ratio in ratios],
+        "settings": {"stage": STAGE, "rounds": options.rounds, **fit_settings(options)},
+        "by_workers": found,
     }
     options.output.write_text(json.dumps(result, indent=1) + "\n")
-    print(f"Ray Train and MLflow: {result['overhead_percent']:+.2f} % of a steady step; start-up", end=" ")
-    print(f"{medians['ray']['start_up']:.1f} s against {medians['torchrun']['start_up']:.1f} s")
+    for row in found:
+        starts = {kind: times["start_up"] for kind, times in row["seconds_median"].items()}
+        print(
+            f"{row['workers']} workers: Ray Train and MLflow cost {row['overhead_percent']:+.2f} % of a step; ", end=""
+        )
+        print(f"start-up {starts['ray']:.1f} s against {starts['torchrun']:.1f} s")
 
 
 if __name__ == "__main__":

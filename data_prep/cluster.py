@@ -22,31 +22,48 @@ def connect() -> None:
     os.environ.setdefault("RAY_TRAIN_V2_ENABLED", "1")
     quiet = {"log_to_driver": False, "logging_level": logging.ERROR}
     if os.environ.get("RAY_ADDRESS"):
-        ray.init(**quiet)
+        with _no_stderr():
+            ray.init(**quiet)
     else:
         # A waiting OpenMP thread spins by default: beside any other busy process that makes steps three times as long.
         os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
         os.environ.setdefault("RAY_AUTH_MODE", "disabled")  # or the first start writes a token into the home folder
         _stay_on_loopback()
-        ray.init(address="local", include_dashboard=False, **quiet)
+        with _no_stderr():
+            ray.init(address="local", include_dashboard=False, **quiet)
 
 
 @contextlib.contextmanager
 def one_for_all() -> Iterator[dict[str, str]]:
-    """The environment that leads jobs, each a process of its own, to one cluster; a local one ends with the block.
+    """The environment that leads jobs, each a process of its own, to one cluster; what starts here ends with the block.
 
     Without it every job starts and ends Ray itself, which takes longer than some jobs do.
     """
     import ray
 
-    if os.environ.get("RAY_ADDRESS") or ray.is_initialized():
+    if os.environ.get("RAY_ADDRESS"):
         yield {}
         return
+    ours = not ray.is_initialized()
     connect()
     try:
         yield {"RAY_ADDRESS": ray.get_runtime_context().gcs_address}
     finally:
-        ray.shutdown()
+        if ours:
+            ray.shutdown()
+
+
+@contextlib.contextmanager
+def _no_stderr() -> Iterator[None]:
+    """Ray's C++ core says there that it was told to say less."""
+    kept, nothing = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nothing, 2)
+    try:
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+        os.close(nothing)
 
 
 def _stay_on_loopback() -> None:

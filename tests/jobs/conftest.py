@@ -6,10 +6,9 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-import ray
 import torch
 
-from data_prep.cluster import connect
+from data_prep.cluster import one_for_all
 from data_prep.encode import EncodeConfig, encode
 from data_prep.fetch import content_hash
 from data_prep.frames import read_frames
@@ -73,20 +72,15 @@ def encode_config(encode_inputs):
 
 @pytest.fixture(scope="module")
 def ray_cluster():
-    """Ray in this process, for the module."""
-    ours = not ray.is_initialized()
-    connect()
-    yield
-    if ours:
-        ray.shutdown()
+    """Ray in this process, for the module; the environment that leads processes to it."""
+    with one_for_all() as environment:
+        yield environment
 
 
 @pytest.fixture(scope="session")
 def encoded(encode_config, tmp_path_factory):
     """(folder, summary) of an undisturbed run."""
-    ours = not ray.is_initialized()
     output = tmp_path_factory.mktemp("encoded") / "out"
-    summary = encode(encode_config(output))
-    if ours:
-        ray.shutdown()
+    with one_for_all():
+        summary = encode(encode_config(output))
     return output, summary

@@ -1,12 +1,10 @@
-"""Real clips all the way to a generated video, by the commands that users type, at tiny size; kill -9 in training."""
+"""Real clips all the way to a generated video, by the commands that users type, at tiny size."""
 
 import csv
 import json
 import os
-import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -22,11 +20,20 @@ MIDDLES = [f"{kind}/t{i}" for kind in ("loss", "val") for i in (1, 2)]  # the do
 ODD = ["streamio-ffmpeg_broken.mp4", "moviepy_result.webm"]
 
 
-def start(job, *flags, **kw):
+@pytest.fixture(scope="module", autouse=True)
+def one_cluster(ray_cluster):
+    """Like the workflow's jobs: each would start Ray itself."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in ray_cluster.items():
+            patch.setenv(name, value)
+        yield
+
+
+def start(job, *flags):
     """A job with relative paths, as users type them: its workers run in other folders."""
     flags = [os.path.relpath(f, ROOT) if isinstance(f, Path) else str(f) for f in flags]
     command = [sys.executable, f"jobs/{job}.py", *flags]
-    return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, **kw)
+    return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
 
 
 def run(job, *flags):
@@ -115,26 +122,18 @@ def test_the_encoded_folder_is_plain_webdataset(latents):
     assert any(k.endswith("safetensors") for k in sample)
 
 
-def test_training_survives_kill_9_and_ends_in_a_video(out, latents, image_stage):
+def test_training_ends_in_a_video(out, latents, image_stage):
     av = pytest.importorskip("av")
     command = [
         *("train", "--stage", "demo_t2v_64p_1s", "--shards", latents, "--output", out / "t2v", "--init", image_stage),
-        *("--sampler.steps", 2, *small_fit(40, **{"image-ratio": "1:3"})),
+        *("--sampler.steps", 2, *small_fit(20, **{"image-ratio": "1:3"})),
     ]
     refused = start(*command[:2], "demo_t2v_96p_2s", *command[3:])
     assert "it has" in refused.communicate(timeout=120)[0], "what the shards have instead"
     assert refused.returncode == 2
-    process = start(*command, start_new_session=True)
-    deadline = time.monotonic() + 200
-    while not list((out / "t2v" / "checkpoints").glob("step_*/meta.json")) and time.monotonic() < deadline:
-        time.sleep(0.2)
-    os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
-    assert not (out / "t2v" / "manifest.json").exists()
-    time.sleep(2)  # Ray's own processes notice that their driver is gone
     run(*command)
     lines = [json.loads(line) for line in (out / "t2v" / "tracking" / "metrics.jsonl").read_text().splitlines()]
-    assert [line["step"] for line in lines if "loss" in line["metrics"]] == list(range(1, 41)), "every step once"
+    assert [line["step"] for line in lines if "loss" in line["metrics"]] == list(range(1, 21)), "every step once"
     logged = set().union(*(line["metrics"] for line in lines))
     described = (ROOT / "docs" / "training.md").read_text()
     assert len(logged) <= 40

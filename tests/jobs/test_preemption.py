@@ -39,20 +39,14 @@ def undisturbed(shards, output):
     return curve
 
 
-def test_sigterm_saves_and_the_same_command_goes_on(tmp_path):
+def test_sigterm_saves_and_the_same_command_goes_on(tmp_path, ray_cluster):
     shards = write_random_encoding(tmp_path / "shards", {"image_64x64": 8})
     flags = [f"--fit.{name.replace('_', '-')}={value}" for name, value in FIT.items()]
     command = [sys.executable, ROOT / "jobs" / "train.py", "--stage", STAGE, "--shards", shards]
-    command += [
-        "--output",
-        tmp_path / "run",
-        "--workers.count=2",
-        "--workers.cpus=0.5",
-        "--fit.validate-every=0",
-        *flags,
-    ]
+    command += ["--output", tmp_path / "run", "--workers.count=2", "--workers.cpus=0.5", "--fit.validate-every=0"]
+    command += flags
     metrics = tmp_path / "run" / "tracking" / "metrics.jsonl"
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE"}
+    environment = os.environ | ray_cluster | {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE"}
 
     def start():
         return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
