@@ -4,7 +4,8 @@ driver, of the workers and of their decoding processes.
 python benchmarks/curation_growth.py [--sizes 100 1000 10000] : prints a table and writes results/curation_growth.json.
 
 The clips are made here, from photographs that installed packages carry: one second of 128x96 each, its own crop, camera
-move and moving object. Time per clip is that of the whole job from the moment on when Ray's workers have started.
+move and moving object. Time per clip is that of the whole job from the moment on when Ray's workers have started. Time
+per further clip, what those beyond the size before took, leaves out what every run costs once, such as the report.
 Beside it: the time of deciding again with another threshold, which reads stored numbers alone.
 """
 
@@ -151,6 +152,12 @@ def run_size(size: int, folder: Path, workers: int) -> dict:
     return found | {f"{kind}_peak_mib": round(v) for kind, v in sorted(peaks.items())}
 
 
+def further(before: dict, after: dict) -> float:
+    """Milliseconds that each clip beyond the size before took."""
+    whole = [row["ms_per_clip"] * row["clips"] for row in (before, after)]
+    return round((whole[1] - whole[0]) / (after["clips"] - before["clips"]), 2)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     parser.add_argument("--sizes", type=int, nargs="+", default=[100, 1000, 10000])
@@ -168,6 +175,8 @@ def main() -> None:
     rows = []
     for size in args.sizes:
         rows.append(run_size(size, folder, args.workers))
+        if len(rows) > 1:
+            rows[-1]["ms_per_further_clip"] = further(*rows[-2:])
         print(json.dumps(rows[-1]), flush=True)
         result = {"clip": clip, "workers": args.workers, "sizes": rows, "machine": machine.describe()}
         args.output.write_text(json.dumps(result, indent=1) + "\n")

@@ -343,7 +343,8 @@ def _worker(plan: dict) -> bool:
 
 
 def first_and_last(output: Path) -> dict[str, list[float]]:
-    """Metric -> [at the start, at the end] of a finished stage: `loss` over its first and last tenth, `val/loss`."""
+    """Metric -> [at the start, at the end] of a finished stage: `val/loss`, and `loss` over its first and last tenth,
+    of three reports at least: one is of few samples."""
     found: dict[str, list[float]] = {"loss": [], "val/loss": []}
     for line in metrics_file(output).read_text().splitlines():
         metrics = json.loads(line)["metrics"]
@@ -351,7 +352,7 @@ def first_and_last(output: Path) -> dict[str, list[float]]:
             values += [metrics[name]] if name in metrics else []
     ends = {}
     for name, values in found.items():
-        count = max(1, len(values) // 10) if name == "loss" else 1
+        count = min(max(3, len(values) // 10), -(-len(values) // 2)) if name == "loss" else 1
         if values:
             ends[name] = [round(sum(part) / count, 4) for part in (values[:count], values[-count:])]
     return ends
