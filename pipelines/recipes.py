@@ -123,7 +123,7 @@ _DEMO_FITS = {
     "demo_t2i_64p": dataclasses.replace(_DEMO_VIDEO, schedule="constant"),
     "demo_t2v_96p_4s": dataclasses.replace(_DEMO_VIDEO, lr=1.5e-3, lr_end=2e-4),
     "demo_tune_96p_4s": dataclasses.replace(
-        _DEMO_VIDEO, lr=1e-3, lr_end=0.0, warmup=2, image_ratio="0", average_last=10, validate_every=10
+        _DEMO_VIDEO, lr=5e-4, lr_end=0.0, warmup=2, image_ratio="0", average_last=10, validate_every=10
     ),
 }
 
