@@ -22,8 +22,9 @@ $(STAMP): pyproject.toml constraints.txt
 demo: $(STAMP) ## curate, train, encode and generate at small size (CLIPS=folder-or-manifest for your own, OUT=folder)
 	@$(BIN)/python jobs/pipeline.py run --recipe demo --output $(OUT) $(if $(CLIPS),--clips $(CLIPS))
 
+# Two at a time; a file's tests stay together, and the files in the order that tests/conftest.py gives them.
 test: $(STAMP) ## the test suite
-	@$(BIN)/python -m pytest
+	@$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 lint: $(STAMP) ## ruff and the import rule
 	@$(BIN)/ruff check .

@@ -14,6 +14,12 @@ os.environ.setdefault("RAY_TRAIN_V2_ENABLED", "1")
 SHARED_CLIPS = Path(__file__).parents[2] / "shared" / "clips"
 
 
+def pytest_collection_modifyitems(items):
+    """Files with end-to-end tests first: of two processes, none shall wait at the end for the other's long file."""
+    long = {item.path for item in items if item.get_closest_marker("e2e")}
+    items.sort(key=lambda item: item.path not in long)
+
+
 @pytest.fixture(scope="session")
 def clips() -> Path:
     """The folder of real test media (videos/, photos/, odd/, manifest.csv); skips where it is absent."""
