@@ -7,6 +7,9 @@ import logging
 import os
 from collections.abc import Iterator
 
+# Ray replaces 127.0.0.1 by the machine's address, except on systems where it supports no clusters: it shall behave so.
+LOOPBACK = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
+
 
 def connect() -> None:
     """Join the cluster that RAY_ADDRESS names (as under `ray job submit`), or start a local one, without dashboard.
@@ -28,8 +31,7 @@ def connect() -> None:
         # A waiting OpenMP thread spins by default: beside any other busy process that makes steps three times as long.
         os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
         os.environ.setdefault("RAY_AUTH_MODE", "disabled")  # or the first start writes a token into the home folder
-        _stay_on_loopback()
-        with _no_stderr():
+        with _no_stderr(), _loopback():
             ray.init(address="local", include_dashboard=False, **quiet)
 
 
@@ -47,7 +49,7 @@ def one_for_all() -> Iterator[dict[str, str]]:
     ours = not ray.is_initialized()
     connect()
     try:
-        yield {"RAY_ADDRESS": ray.get_runtime_context().gcs_address}
+        yield {"RAY_ADDRESS": ray.get_runtime_context().gcs_address, **LOOPBACK}
     finally:
         if ours:
             ray.shutdown()
@@ -66,9 +68,17 @@ def _no_stderr() -> Iterator[None]:
         os.close(nothing)
 
 
-def _stay_on_loopback() -> None:
-    """Ray replaces 127.0.0.1 by the machine's address, except on systems where it supports no clusters: behave so."""
+@contextlib.contextmanager
+def _loopback() -> Iterator[None]:
+    """A cluster that starts inside the block, and drivers that join it, know themselves as 127.0.0.1."""
     from ray._private import ray_constants
 
-    os.environ[ray_constants.ENABLE_RAY_CLUSTERS_ENV_VAR] = "0"  # for its processes
+    before, constant = {name: os.environ.get(name) for name in LOOPBACK}, ray_constants.ENABLE_RAY_CLUSTER
+    os.environ |= LOOPBACK  # for Ray's processes
     ray_constants.ENABLE_RAY_CLUSTER = False  # for this one, which has read it already
+    try:
+        yield
+    finally:
+        ray_constants.ENABLE_RAY_CLUSTER = constant
+        for name, value in before.items():
+            os.environ.pop(name) if value is None else os.environ.update({name: value})
