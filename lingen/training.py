@@ -184,13 +184,7 @@ def _fit(config, architecture, shards, output, init, hooks, clips, about, watchd
     rank, world = dist.get_rank(), dist.get_world_size()
     device = torch.device("cuda", torch.cuda.current_device()) if torch.cuda.is_available() else torch.device("cpu")
     train, held_out = select(shards, config.held_out, clips)
-    plan = BatchPlan(
-        train,
-        seed=config.seed,
-        batch_size=config.batch_size,
-        image_ratio=config.image_ratio,
-        text_dropout=config.text_dropout,
-    )
+    plan = batch_plan(config, train)
     identity = {
         "plan": plan.state(),
         "shards": {name: bucket.digest for name, bucket in shards.buckets.items()},
@@ -291,6 +285,17 @@ def _fit(config, architecture, shards, output, init, hooks, clips, about, watchd
         clock = time.perf_counter()
         watchdog.at(done, "data")
     return model, ema, True
+
+
+def batch_plan(config: FitConfig, train: ShardIndex) -> BatchPlan:
+    """Which samples every step sees. ValueError: `train` cannot be mixed as the configuration says."""
+    return BatchPlan(
+        train,
+        seed=config.seed,
+        batch_size=config.batch_size,
+        image_ratio=config.image_ratio,
+        text_dropout=config.text_dropout,
+    )
 
 
 def validation(

@@ -37,7 +37,7 @@ from lingen.selection import licences, select
 from lingen.shard_index import ShardIndex, first_captions, samples_digest
 from lingen.tae import load_tae
 from lingen.text import TextEncoderConfig, build_text_encoder, pad_text, parse_text_encoders
-from lingen.training import FitConfig, Hooks, fit, grown
+from lingen.training import FitConfig, Hooks, batch_plan, fit, grown
 from lingen.video import decoded_frames
 from pipelines.cli import Preempted
 from pipelines.ray_train import (
@@ -107,6 +107,7 @@ def train(config: TrainConfig) -> dict[str, Any]:
         )
     clips = reviewed_clips(stage, config.quality)
     train, held_out = select(shards, config.fit.held_out, clips)
+    batch_plan(config.fit, train)  # what it refuses is refused here, not in a worker
     log.info("%s: %d samples to train on, %d held out", stage.name, len(train), len(held_out) if held_out else 0)
     if config.fit.shard_group and config.workers.count % config.fit.shard_group:
         raise ValueError(f"--fit.shard-group: {config.fit.shard_group} does not divide {config.workers.count} workers")

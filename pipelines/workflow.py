@@ -29,11 +29,11 @@ STATE = "pipeline.json"
 
 
 class StepFailed(Exception):
-    """A job ended with an exit code other than 0."""
+    """A job ended with an exit code other than 0; a negative one is the signal that killed it, as subprocess has it."""
 
     def __init__(self, step: str, code: int):
-        super().__init__(f"{step} ended with exit code {code}")
-        self.code = code
+        super().__init__(f"{step} {'was killed by signal' if code < 0 else 'ended with exit code'} {abs(code)}")
+        self.code = code if code >= 0 else 128 - code  # as a shell has it
 
 
 @dataclasses.dataclass(frozen=True)

@@ -4,6 +4,7 @@ import json
 
 import pytest
 
+from lingen.synthetic import write_random_encoding
 from pipelines import tracking, training
 from pipelines.recipes import find_stage
 
@@ -79,3 +80,10 @@ def test_a_stage_says_what_it_changed(tmp_path):
     ]
     first = {"loss": {}, "positions": {"before": None, "after": [2, 4, 5]}}
     assert training.changes(first) == ["none -> 2x4x5", "none", "none"]
+
+
+def test_a_mixture_that_cannot_be_is_refused_before_any_work(tmp_path):
+    shards = write_random_encoding(tmp_path / "shards", {"video_64x64_16f": 4})
+    with pytest.raises(ValueError, match=r"image_ratio: .* has no image buckets"):
+        training.train(training.TrainConfig(stage="demo_t2v_64p_1s", shards=shards, output=tmp_path / "run"))
+    assert not (tmp_path / "run").exists()

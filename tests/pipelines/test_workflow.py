@@ -14,6 +14,8 @@ from pipelines.recipes import RECIPES, find_stage
 from pipelines.workflow import StepFailed, Workflow
 
 JOB = """
+import os
+import signal
 import sys
 import time
 from pathlib import Path
@@ -25,6 +27,8 @@ with open(out.parent / "calls.txt", "a") as f:
     f.write(Path(__file__).stem + "\\n")
 if (Path(__file__).parent / "fail").exists() and "encode" in __file__:
     sys.exit(3)
+if (Path(__file__).parent / "kill").exists() and "encode" in __file__:
+    os.kill(os.getpid(), signal.SIGKILL)
 if (Path(__file__).parent / "slow").exists() and "encode" in __file__:
     time.sleep(60)
 if out.suffix:
@@ -82,6 +86,13 @@ def test_a_failed_job_stops_the_rest_and_is_where_the_next_run_starts(tmp_path, 
     (jobs / "fail").unlink()
     states = [o.state for o in Workflow("demo", out).run()]
     assert states == ["skipped"] * 3 + ["done"] * 8
+
+
+def test_a_killed_job_is_told_as_a_shell_tells_it(tmp_path, jobs):
+    (jobs / "kill").touch()
+    with pytest.raises(StepFailed, match="encode was killed by signal 9") as failure:
+        Workflow("demo", tmp_path / "out").run()
+    assert failure.value.code == 137
 
 
 def test_sigterm_is_passed_on_and_ends_with_75(tmp_path, jobs):
