@@ -15,7 +15,7 @@ import resource
 import time
 from collections.abc import Callable, Collection
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 import torch.distributed as dist
@@ -215,6 +215,8 @@ def _fit(config, architecture, shards, output, init, hooks, clips, about, watchd
         hooks.log(0, before)
     loader = LatentLoader(train, plan, rank, world, start_step=start, stop_step=config.steps)
     window = Window(architecture, config.precision, device)
+    if meta:
+        window.load_state(meta["window"])
     asked = clock = time.perf_counter()
     watchdog.at(start, "data")
     for batch in loader:
@@ -273,6 +275,7 @@ def _fit(config, architecture, shards, output, init, hooks, clips, about, watchd
             began = time.perf_counter()
             _saved(checkpointer, hooks)
             meta = {"identity": identity, "guard": skips.guard.state(), "fit": to_plain(config), "about": about}
+            meta["window"] = window.state()
             checkpointer.save(done, meta, regular)
             if last or notice == Notice.STOP:
                 _saved(checkpointer, hooks)
@@ -527,10 +530,11 @@ class Window:
     def _reset(self) -> None:
         # Rows: all, image, video, then quarters of t. Columns: sum of losses, number of samples.
         self._sums = torch.zeros(3 + NOISE_LEVELS, 2, dtype=torch.float64, device=self._device)
+        # Samples, their tokens, those replaced, FLOPs.
+        self._counts = torch.zeros(4, dtype=torch.float64, device=self._device)
         self.seconds = {"data": 0.0, "total": 0.0, "checkpoint": 0.0}
-        self._steps = self._skipped = self._samples = self._tokens = 0
-        self._norm = self._lr = self._flops = 0.0
-        self._replaced = 0
+        self._steps = self._skipped = 0
+        self._norm = self._lr = 0.0
 
     def add(self, loss_B: Tensor, t_B: Tensor, image: bool) -> None:
         finite = loss_B.isfinite()  # the guard deals with the others; one would blank the whole window's mean
@@ -545,38 +549,59 @@ class Window:
         self._skipped += skipped
         self._norm, self._lr = norm.item(), lr
         count, shape = batch.latent_BCTHW.shape[0], tuple(batch.latent_BCTHW.shape[2:])
-        self._samples += count
-        self._tokens += count * math.prod(self._architecture.token_grid(shape))
+        tokens, flops = count * math.prod(self._architecture.token_grid(shape)), 0
         if self._peak:
             text = sum(mask.shape[1] for _, mask in batch.text)
-            self._flops += count * training_flops(self._architecture, shape, text)
-        self._replaced += len(batch.replaced)
+            flops = count * training_flops(self._architecture, shape, text)
+        self._counts += torch.tensor([count, tokens, len(batch.replaced), flops]).to(self._counts)
 
     def reduce(self) -> dict[str, float]:
         """Metrics over all ranks since the last call; called by every rank."""
-        counts = [self._samples, self._tokens, self._replaced, self._flops]
-        counts = torch.tensor(counts, dtype=torch.float64, device=self._device)
-        dist.all_reduce(self._sums)
-        dist.all_reduce(counts)
+        self._add_up(self._sums, self._counts)
+        samples, tokens, replaced, flops = self._counts.tolist()
         names = ["loss", "loss/image", "loss/video", *(f"loss/t{i}" for i in range(NOISE_LEVELS))]
         metrics = {n: (s / c).item() for n, (s, c) in zip(names, self._sums) if c > 0}
         seconds = max(self.seconds["total"] + self.seconds["checkpoint"], 1e-9)
         metrics |= {
             "grad_norm": self._norm,
             "lr": self._lr,
-            "samples_per_s": counts[0].item() / seconds,
-            "tokens_per_s": counts[1].item() / seconds,
+            "samples_per_s": samples / seconds,
+            "tokens_per_s": tokens / seconds,
             "step_s": self.seconds["total"] / self._steps,
             "data_wait_pct": 100 * self.seconds["data"] / seconds,
             "checkpoint_stall_pct": 100 * self.seconds["checkpoint"] / seconds,
             "skipped_steps": self._skipped,
-            "replaced_samples": counts[2].item(),
+            "replaced_samples": replaced,
         }
         if self._peak:
-            metrics["mfu_pct"] = 100 * counts[3].item() / seconds / (self._peak * dist.get_world_size())
+            metrics["mfu_pct"] = 100 * flops / seconds / (self._peak * dist.get_world_size())
         if self._device.type == "cuda":
             metrics["memory_gb"] = torch.cuda.max_memory_allocated() / 2**30
         else:
             metrics["memory_gb"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20  # KiB on Linux
         self._reset()
         return metrics
+
+    def state(self) -> dict[str, Any] | None:
+        """What has been added up since the last report, over all ranks, for a checkpoint between two; called by every
+        rank. None right after a report."""
+        if not self._steps:
+            return None
+        sums, counts = self._sums.clone(), self._counts.clone()
+        self._add_up(sums, counts)
+        here = {"steps": self._steps, "skipped": self._skipped, "seconds": dict(self.seconds)}
+        return here | {"sums": sums.tolist(), "counts": counts.tolist()}
+
+    def load_state(self, state: dict[str, Any] | None) -> None:
+        """Go on from there: the next report is of all its steps, those before the restart too."""
+        if state is None:
+            return
+        self._steps, self._skipped, self.seconds = state["steps"], state["skipped"], state["seconds"]
+        if dist.get_rank() == 0:  # the sums are of all ranks
+            self._sums += torch.tensor(state["sums"]).to(self._sums)
+            self._counts += torch.tensor(state["counts"]).to(self._counts)
+
+    @staticmethod
+    def _add_up(*tensors: Tensor) -> None:
+        for tensor in tensors:
+            dist.all_reduce(tensor)

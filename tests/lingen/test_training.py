@@ -146,6 +146,18 @@ def test_resumed_on_one_worker_is_bitwise_the_same(tmp_path, shards, undisturbed
     assert [curve[s]["loss"] for s in sorted(curve)] == [expected[s]["loss"] for s in sorted(expected)]
 
 
+def test_a_report_is_of_all_its_steps_though_a_stop_came_between(tmp_path, shards, undisturbed):
+    _, expected = undisturbed
+    out, fit = tmp_path / "between", FIT | {"log_every": 3}
+    train(2, out, shards, fit=fit, dims=[8, 6], stop=4)
+    curve, _ = train(1, out, shards, fit=fit, dims=[8, 6])
+    assert sorted(curve) == [3, 6]
+    for last, line in curve.items():
+        steps = [expected[step]["loss"] for step in range(last - 2, last + 1)]
+        assert line["loss"] == pytest.approx(sum(steps) / 3, rel=1e-5), last
+        assert line["samples_per_s"] == pytest.approx(3 * FIT["batch_size"] / (3 * line["step_s"]), rel=0.5)
+
+
 def test_accumulation_and_activation_checkpointing_do_not_change_the_curve(tmp_path, shards, undisturbed):
     _, expected = undisturbed
     fit = FIT | {"micro_batch": 2, "activation_checkpointing": True}
