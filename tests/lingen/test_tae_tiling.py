@@ -105,7 +105,8 @@ def test_only_a_few_pieces_are_alive():
         assert len(alive) <= 3
         if i in (5, 14):
             assert latent.shape[2] == 1
-            held.append(sum(t.numel() for t in gc.get_objects() if isinstance(t, torch.Tensor)))
+            # By type: isinstance asks the dead weak proxies that other libraries leave about, and they raise.
+            held.append(sum(t.numel() for t in gc.get_objects() if issubclass(type(t), torch.Tensor)))
     assert held[0] == held[1], "tensors held grow with the length"
 
 
