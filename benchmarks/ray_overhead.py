@@ -124,10 +124,9 @@ def main() -> None:
     options.output.write_text(json.dumps(result, indent=1) + "\n")
     for row in found:
         starts = {kind: times["start_up"] for kind, times in row["seconds_median"].items()}
-        print(
-            f"{row['workers']} workers: Ray Train and MLflow cost {row['overhead_percent']:+.2f} % of a step; ", end=""
-        )
-        print(f"start-up {starts['ray']:.1f} s against {starts['torchrun']:.1f} s")
+        cost = f"{row['overhead_percent']:+.2f} % of a step"
+        start_up = f"{starts['ray']:.1f} s against {starts['torchrun']:.1f} s"
+        print(f"{row['workers']} workers: Ray Train and MLflow cost {cost}; start-up {start_up}")
 
 
 if __name__ == "__main__":

@@ -114,7 +114,6 @@ class Workflow:
         self.recipe, self.output, self.clips, self.quality = recipe, output, clips, quality
         self.steps = steps_of(RECIPES[recipe], output, clips, quality)
         path = output / STATE
-        self._environment: dict[str, str] = {}
         self._keys: dict[str, str] = read_json(path) if path.is_file() else {}
 
     def state(self, step: Step) -> str:
@@ -132,21 +131,21 @@ class Workflow:
         """
         outcomes: list[Outcome] = []
         with contextlib.ExitStack() as stack:
-            run = None
+            run, cluster = None, {}
             if any(self.state(step) != "done" for step in self.steps):
                 # One parent run a workflow folder: the jobs' runs hang under it.
                 store = store_beside(self.output / "tracking")
                 run = stack.enter_context(tracked(self.output / "tracking", self.experiment, "workflow", uri=store))
                 run.wait_for_id()
-                self._environment = stack.enter_context(one_for_all())
-            self._run_steps(outcomes, run)
+                cluster = stack.enter_context(one_for_all())
+            self._run_steps(outcomes, run, cluster)
         return outcomes
 
     @property
     def experiment(self) -> str:
         return f"lingen-{self.recipe}"
 
-    def _run_steps(self, outcomes: list[Outcome], run: Run | None) -> None:
+    def _run_steps(self, outcomes: list[Outcome], run: Run | None, cluster: dict[str, str]) -> None:
         for number, step in enumerate(self.steps, 1):
             title = f"[{number}/{len(self.steps)}] {step.name}"
             if self.state(step) == "done":
@@ -155,7 +154,7 @@ class Workflow:
                 continue
             print(f"\n{title}\n  {shlex.join(step.command)}", flush=True)
             started = time.monotonic()
-            self._run_job(step, run)
+            self._run_job(step, run, cluster)
             self._keys[step.name] = self._key(step)
             write_json(self.output / STATE, self._keys)
             outcomes.append(Outcome(step, "done", time.monotonic() - started))
@@ -163,12 +162,12 @@ class Workflow:
             if step.output.suffix:
                 run.artifact(step.output)
 
-    def _run_job(self, step: Step, run: Run) -> None:
+    def _run_job(self, step: Step, run: Run, cluster: dict[str, str]) -> None:
         job = [sys.executable, str(ROOT / "jobs" / f"{step.job}.py"), *step.flags]
         if not step.output.suffix and step.job != "demo_clips":
             job.append("--overwrite")  # what other flags left here is replaced; what these flags began is resumed
-        environment = os.environ | self._environment
-        environment |= {"MLFLOW_TRACKING_URI": run.uri, "MLFLOW_EXPERIMENT_NAME": self.experiment}
+        tracking = {"MLFLOW_TRACKING_URI": run.uri, "MLFLOW_EXPERIMENT_NAME": self.experiment}
+        environment = os.environ | cluster | tracking
         if run.run_id:
             environment["LINGEN_PARENT_RUN"] = run.run_id
         process = subprocess.Popen(job, env=environment)
