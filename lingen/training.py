@@ -215,7 +215,7 @@ def _fit(config, architecture, shards, output, init, hooks, clips, about, watchd
         hooks.log(0, before)
     loader = LatentLoader(train, plan, rank, world, start_step=start, stop_step=config.steps)
     window = Window(architecture, config.precision, device)
-    if meta:
+    if meta and meta.get("window"):
         window.load_state(meta["window"])
     asked = clock = time.perf_counter()
     watchdog.at(start, "data")
@@ -274,8 +274,8 @@ def _fit(config, architecture, shards, output, init, hooks, clips, about, watchd
         if last or regular or notice:
             began = time.perf_counter()
             _saved(checkpointer, hooks)
-            meta = {"identity": identity, "guard": skips.guard.state(), "fit": to_plain(config), "about": about}
-            meta["window"] = window.state()
+            meta = {"identity": identity, "guard": skips.guard.state(), "window": window.state()}
+            meta |= {"fit": to_plain(config), "about": about}
             checkpointer.save(done, meta, regular)
             if last or notice == Notice.STOP:
                 _saved(checkpointer, hooks)
@@ -530,8 +530,8 @@ class Window:
     def _reset(self) -> None:
         # Rows: all, image, video, then quarters of t. Columns: sum of losses, number of samples.
         self._sums = torch.zeros(3 + NOISE_LEVELS, 2, dtype=torch.float64, device=self._device)
-        # Samples, their tokens, those replaced, FLOPs.
-        self._counts = torch.zeros(4, dtype=torch.float64, device=self._device)
+        # Samples, their tokens, those replaced, FLOPs; known here, so that no step waits for a copy to the device.
+        self._counts = torch.zeros(4, dtype=torch.float64)
         self.seconds = {"data": 0.0, "total": 0.0, "checkpoint": 0.0}
         self._steps = self._skipped = 0
         self._norm = self._lr = 0.0
@@ -553,14 +553,14 @@ class Window:
         if self._peak:
             text = sum(mask.shape[1] for _, mask in batch.text)
             flops = count * training_flops(self._architecture, shape, text)
-        self._counts += torch.tensor([count, tokens, len(batch.replaced), flops]).to(self._counts)
+        self._counts += torch.tensor([count, tokens, len(batch.replaced), flops], dtype=torch.float64)
 
     def reduce(self) -> dict[str, float]:
         """Metrics over all ranks since the last call; called by every rank."""
-        self._add_up(self._sums, self._counts)
-        samples, tokens, replaced, flops = self._counts.tolist()
+        sums, counts = self._of_all_ranks()
+        samples, tokens, replaced, flops = counts.tolist()
         names = ["loss", "loss/image", "loss/video", *(f"loss/t{i}" for i in range(NOISE_LEVELS))]
-        metrics = {n: (s / c).item() for n, (s, c) in zip(names, self._sums) if c > 0}
+        metrics = {n: (s / c).item() for n, (s, c) in zip(names, sums) if c > 0}
         seconds = max(self.seconds["total"] + self.seconds["checkpoint"], 1e-9)
         metrics |= {
             "grad_norm": self._norm,
@@ -587,21 +587,19 @@ class Window:
         rank. None right after a report."""
         if not self._steps:
             return None
-        sums, counts = self._sums.clone(), self._counts.clone()
-        self._add_up(sums, counts)
+        sums, counts = self._of_all_ranks()
         here = {"steps": self._steps, "skipped": self._skipped, "seconds": dict(self.seconds)}
         return here | {"sums": sums.tolist(), "counts": counts.tolist()}
 
-    def load_state(self, state: dict[str, Any] | None) -> None:
+    def load_state(self, state: dict[str, Any]) -> None:
         """Go on from there: the next report is of all its steps, those before the restart too."""
-        if state is None:
-            return
         self._steps, self._skipped, self.seconds = state["steps"], state["skipped"], state["seconds"]
         if dist.get_rank() == 0:  # the sums are of all ranks
-            self._sums += torch.tensor(state["sums"]).to(self._sums)
-            self._counts += torch.tensor(state["counts"]).to(self._counts)
+            self._sums += self._sums.new_tensor(state["sums"])
+            self._counts += self._counts.new_tensor(state["counts"])
 
-    @staticmethod
-    def _add_up(*tensors: Tensor) -> None:
-        for tensor in tensors:
-            dist.all_reduce(tensor)
+    def _of_all_ranks(self) -> tuple[Tensor, Tensor]:
+        sums, counts = self._sums.clone(), self._counts.to(self._device, copy=True)
+        dist.all_reduce(sums)
+        dist.all_reduce(counts)
+        return sums, counts

@@ -1,5 +1,6 @@
 """What is reported between two logs: tokens, MFU, memory."""
 
+import json
 import types
 
 import pytest
@@ -19,8 +20,10 @@ def one_process():
 
 
 def batch_of(count, T, H, W):
-    mask = torch.ones(count, 77, dtype=torch.bool)
-    return types.SimpleNamespace(latent_BCTHW=torch.zeros(count, 16, T, H, W), text=[(None, mask)], replaced={})
+    mask = torch.ones((), dtype=torch.bool).expand(count, 77)
+    return types.SimpleNamespace(
+        latent_BCTHW=torch.zeros(()).expand(count, 16, T, H, W), text=[(None, mask)], replaced={}
+    )
 
 
 def test_tokens_and_mfu_are_those_of_the_batches(one_process):
@@ -37,6 +40,25 @@ def test_tokens_and_mfu_are_those_of_the_batches(one_process):
         assert ("mfu_pct" in metrics) == known, "without the device's peak there is none"
     spent = 3 * (3 * _forward((2, 8, 8)) + _forward((4, 6, 10)))
     assert metrics["mfu_pct"] == pytest.approx(100 * spent / 4.0 / 1e9)
+
+
+def test_what_was_added_up_comes_back_from_a_checkpoint_to_the_bit(one_process):
+    def window_of(losses, count):
+        window = Window(PRESETS["tiny"], "bfloat16", torch.device("cpu"))
+        window.add(losses, torch.tensor([0.1, 0.6, 0.9]), image=False)
+        window.end_of_step(torch.tensor(1.0), 1e-3, False, batch_of(count, 4, 6, 10))
+        window.seconds["total"] = 4.0
+        return window
+
+    losses, many = torch.tensor([1.1, 0.7, 1.3]), 3_333_333  # more tokens than float32 can count
+    state = json.loads(json.dumps(window_of(losses, many).state()))
+    resumed = Window(PRESETS["tiny"], "bfloat16", torch.device("cpu"))
+    assert resumed.state() is None
+    resumed.load_state(state)
+    expected, found = window_of(losses, many).reduce(), resumed.reduce()
+    same = [n for n in expected if n.startswith("loss") or n.endswith("_per_s") or n == "step_s"]
+    assert len(same) > 5
+    assert {n: found[n] for n in same} == {n: expected[n] for n in same}
 
 
 def _forward(shape):
