@@ -13,7 +13,7 @@ from pathlib import Path
 
 import torch
 
-from lingen.scans import SCANS, scan_axes, scan_index
+from lingen.model.scans import SCANS, scan_axes, scan_index
 
 RESULT = Path(__file__).parent / "results" / "adjacency.json"
 PLOT = Path(__file__).parents[1] / "docs" / "adjacency.svg"

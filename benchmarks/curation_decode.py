@@ -51,7 +51,7 @@ def bare_one_thread(path: str) -> dict:
 
 
 def curation(path: str) -> dict:
-    from data_prep.examine import STAGES, ExamineConfig, examine
+    from data_prep.measure.examine import STAGES, ExamineConfig, examine
 
     before = time.process_time()
     row, _ = examine(path, ExamineConfig())
@@ -61,7 +61,7 @@ def curation(path: str) -> dict:
 def warm(_: int) -> None:
     import cv2
 
-    import data_prep.examine  # noqa: F401
+    import data_prep.measure.examine  # noqa: F401
 
     cv2.setNumThreads(1)
     time.sleep(0.5)
@@ -79,7 +79,7 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=3, help="turns of each side")
     parser.add_argument("--output", type=Path, default=HERE / "results" / "curation_decode.json", help="result")
     args = parser.parse_args()
-    import data_prep.probe  # noqa: F401  (quiets FFmpeg for all sides)
+    import data_prep.media.probe  # noqa: F401  (quiets FFmpeg for all sides)
 
     files = sorted((str(p) for p in args.folder.iterdir()), key=lambda p: -os.path.getsize(p))
     for path in files:  # into the page cache, for all

@@ -38,7 +38,7 @@ def make_clip(task: tuple[str, int]) -> None:
     import cv2
     import numpy as np
 
-    from data_prep.demo_clips import PHOTOS
+    from data_prep.demo.footage import PHOTOS
 
     if not _photos:
         cv2.setNumThreads(1)
@@ -86,10 +86,10 @@ def make_clips(folder: Path, numbers: range) -> Path:
 
 def measure_one(manifest: Path, folder: Path, workers: int) -> dict:
     """In a process of its own: the curation, and deciding again."""
-    from data_prep.cluster import connect
-    from data_prep.curate import CurateConfig, curate
-    from data_prep.filter import FilterConfig
-    from data_prep.measure import DecodeConfig
+    from data_prep.curate.job import CurateConfig, curate
+    from data_prep.curate.thresholds import FilterConfig
+    from data_prep.measure.run import DecodeConfig
+    from data_prep.ray_cluster import connect
 
     def run(name: str, **changes):
         return curate(CurateConfig(input=str(manifest), output=folder / name / "out", decode=decode, **changes))

@@ -7,7 +7,7 @@
 
 Theirs: VideoMotionScoreFilter (mean Farneback flow between frames it seeks to) and VideoSplitBySceneMapper
 (PySceneDetect on every frame), called per sample as their executors call them, in as many processes as there are cores.
-Ours: data_prep.examine, one decode for everything, in as many processes.
+Ours: data_prep.measure.examine, one decode for everything, in as many processes.
 
   theirs_default   both with their defaults: 2 frames a second at full size; found scenes are also written as files
   theirs_matched   flow at our size (128 pixels on the long side) and rate (2 pairs a second), scenes found, not written
@@ -133,8 +133,8 @@ def serve() -> None:
 
 
 def our_one(job: tuple[str, bool]) -> dict:
-    from data_prep.examine import ExamineConfig, examine
-    from data_prep.shots import Candidate, ShotConfig, cuts
+    from data_prep.measure.cuts import Candidate, ShotConfig, cuts
+    from data_prep.measure.examine import ExamineConfig, examine
 
     path, matched = job
     row, _ = examine(path, ExamineConfig(still_every_s=1e9) if matched else ExamineConfig())

@@ -25,12 +25,12 @@ import torch
 from machine import describe
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from lingen.denoiser import Denoiser, DenoiserConfig
-from lingen.flops import TEXT_TOKENS, forward_flops, parameter_count
-from lingen.presets import preset
+from lingen.model.denoiser import Denoiser, DenoiserConfig
+from lingen.model.flops import TEXT_TOKENS, forward_flops, parameter_count
+from lingen.model.presets import preset
+from lingen.model.stages import STAGES
 from lingen.ssd import int32_headroom, resolve_backend, self_test
 from lingen.ssd.backends import BACKENDS, unavailable
-from lingen.stages import STAGES
 
 RESULT = Path(__file__).parent / "results" / "gpu_latency.json"
 STEPS = 50

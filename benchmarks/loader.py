@@ -40,7 +40,7 @@ READERS = {  # name -> parallel readers tried; the best counts
 
 
 def write_ours(folder: Path, name: str, count: int, per_shard: int) -> None:
-    from lingen.synthetic import write_random_latents
+    from lingen.data.synthetic import write_random_latents
 
     encoder = ("random", "0" * 16, WIDTH)
     write_random_latents(folder, {name: count}, per_shard, encoders=[encoder], tokens=range(20, 78))
@@ -51,7 +51,7 @@ def write_streaming(folder: Path, ours: Path, name: str) -> None:
     from safetensors.torch import load
     from streaming import MDSWriter
 
-    from lingen.shards import LATENT, TEXT, list_shard
+    from lingen.data.shards import LATENT, TEXT, list_shard
 
     def members(tree: str, suffix: str, tensor: str):
         for shard in sorted((ours / tree / name).glob("*.tar")):
@@ -66,7 +66,7 @@ def write_streaming(folder: Path, ours: Path, name: str) -> None:
 
 
 def collate(pairs):
-    """The batch that training wants, of (latent, text) pairs: what lingen.loader makes."""
+    """The batch that training wants, of (latent, text) pairs: what lingen.data.loader makes."""
     latent_BCTHW = torch.empty((len(pairs), *pairs[0][0].shape), dtype=torch.float32)
     longest = max(len(text) for _, text in pairs)
     text_BLD = torch.zeros(len(pairs), longest, WIDTH)
@@ -79,9 +79,9 @@ def collate(pairs):
 
 
 def read_lingen(folder: Path, name: str, parallel: int, start: int):
-    from lingen.loader import LatentLoader
-    from lingen.plan import BatchPlan
-    from lingen.shard_index import ShardIndex
+    from lingen.data.batch_plan import BatchPlan
+    from lingen.data.loader import LatentLoader
+    from lingen.data.shard_index import ShardIndex
 
     index = ShardIndex.open(folder / "ours")
     plan = BatchPlan(index, seed=0, batch_size=BATCH, image_ratio=0)
@@ -136,7 +136,7 @@ def measure(folder: Path, reader: str, name: str, parallel: int, start: int, sec
     """
     torch.set_num_threads(1)
     imports = {
-        "lingen": ("lingen.loader", "pyarrow.parquet"),
+        "lingen": ("lingen.data.loader", "pyarrow.parquet"),
         "webdataset": ("webdataset",),
         "streaming": ("streaming",),
     }

@@ -24,8 +24,8 @@ import torch
 from machine import describe
 from scaling import ALLOCATOR
 
-from lingen.denoiser import Denoiser, DenoiserConfig
-from lingen.scans import SCANS, from_sequence, scan_orders, to_sequence
+from lingen.model.denoiser import Denoiser, DenoiserConfig
+from lingen.model.scans import SCANS, from_sequence, scan_orders, to_sequence
 
 RESULT = Path(__file__).parent / "results" / "parts_cpu.json"
 VARIANTS = {

@@ -25,8 +25,8 @@ from pathlib import Path
 
 from machine import describe
 
-from lingen.manifest import to_plain
-from lingen.synthetic import write_random_encoding
+from lingen.data.synthetic import write_random_encoding
+from lingen.io.manifest import to_plain
 from pipelines.recipes import find_stage
 
 ROOT = Path(__file__).parents[1]

@@ -31,7 +31,7 @@ REPEATS = {"forward": {1: 5, 2: 5, 4: 5, 8: 3, 16: 3, 32: 2, 64: 2}, "train": {1
 
 
 def config(model: str):
-    from lingen.denoiser import DenoiserConfig
+    from lingen.model.denoiser import DenoiserConfig
 
     mixer = {"lingen": "mate", "dit": "attention"}[model]
     return DenoiserConfig(width=256, depth=4, heads=4, text_dims=(128,), position_sizes=(64, 32, 32), mixer=mixer)
@@ -41,7 +41,7 @@ def measure(model: str, frames: int, mode: str) -> dict:
     """Runs in a process of its own."""
     import torch
 
-    from lingen.denoiser import Denoiser
+    from lingen.model.denoiser import Denoiser
 
     torch.set_num_threads(1)
     torch.manual_seed(0)

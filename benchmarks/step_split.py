@@ -1,4 +1,4 @@
-"""Where does a training step go? The real loop (lingen.training.fit), each part of its steps timed; and its MFU.
+"""Where does a training step go? The real loop (lingen.train.stage.fit), each part of its steps timed; and its MFU.
 
     python benchmarks/step_split.py            # on a CPU: the demo's video stage in miniature
     python benchmarks/step_split.py --gpu      # on a GPU: lingen_4b-shaped layers, 512p 17 s, as many as fit
@@ -28,21 +28,24 @@ import torch
 import torch.distributed as dist
 from machine import describe
 
-from lingen.buckets import Bucket
-from lingen.denoiser import DenoiserConfig
-from lingen.flops import parameter_count, peak_flops, training_flops
-from lingen.presets import PRESETS
-from lingen.shard_index import ShardIndex
-from lingen.stages import STAGES
-from lingen.synthetic import write_random_latents
-from lingen.training import FitConfig, Hooks, fit, grown
+from lingen.data.buckets import Bucket
+from lingen.data.shard_index import ShardIndex
+from lingen.data.synthetic import write_random_latents
+from lingen.model.denoiser import DenoiserConfig
+from lingen.model.flops import parameter_count, peak_flops, training_flops
+from lingen.model.presets import PRESETS
+from lingen.model.stages import STAGES
+from lingen.train.config import FitConfig
+from lingen.train.hand_over import grown
+from lingen.train.observers.observer import Observer
+from lingen.train.stage import Hooks, fit
 
 RESULTS = Path(__file__).parent / "results"
 MODEL = ("forward", "backward", "optimizer")
 CHECKPOINT_EVERY = 50  # as in the demo; the paper's stages save every 500 steps
 
 
-class Stopwatch:
+class Stopwatch(Observer):
     """Seconds of each part of each step between the warm-up and the last. Asks the GPU to finish at every lap.
 
     The last step, which waits for its checkpoint and draws samples, comes once in weeks of training.
@@ -80,8 +83,8 @@ def measure(config: FitConfig, architecture: DenoiserConfig, bucket: str, sample
         shards = ShardIndex.open(write_random_latents(Path(folder, "latents"), {bucket: samples}, encoders=encoders))
         watch = Stopwatch(warmup, config.steps)
         reports = open(Path(folder, "metrics.jsonl"), "a")  # noqa: SIM115
-        hooks = Hooks(lap=watch.lap, log=lambda step, metrics: print(json.dumps(metrics), file=reports, flush=True))
-        fit(config, grown(architecture, shards), shards, Path(folder, "run"), hooks=hooks)
+        hooks = Hooks(log=lambda step, metrics: print(json.dumps(metrics), file=reports, flush=True))
+        fit(config, grown(architecture, shards), shards, Path(folder, "run"), hooks=hooks, observers=[watch])
     split = watch.split()
     model = sum(split[part] for part in MODEL)
     return {

@@ -31,7 +31,8 @@ def measure(preset: str, size: str, seconds: float, device: str, threads: int) -
     """Runs in a process of its own."""
     import torch
 
-    from lingen.tae import TAE, TAE_PRESETS
+    from lingen.tae.config import TAE_PRESETS
+    from lingen.tae.tae import TAE
 
     torch.set_num_threads(threads)
     torch.manual_seed(0)

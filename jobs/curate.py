@@ -3,8 +3,8 @@
 import dataclasses
 from pathlib import Path
 
-from data_prep.curate import CurateConfig, curate, plan, what_if
-from lingen.manifest import read_manifest
+from data_prep.curate.job import CurateConfig, curate, plan, what_if
+from lingen.io.manifest import read_manifest
 from pipelines import cli
 from pipelines.tracking import dataset, flatten, log_outcome
 

@@ -3,8 +3,8 @@
 import dataclasses
 from pathlib import Path
 
-from data_prep.demo_clips import make_demo_clips
-from lingen.manifest import OutputFolder, file_digest
+from data_prep.demo.footage import make_demo_clips
+from lingen.io.manifest import OutputFolder, file_digest
 from pipelines import cli
 
 

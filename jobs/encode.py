@@ -1,6 +1,6 @@
 """Encode curated clips: latents and text embeddings in shards that plain webdataset reads."""
 
-from data_prep.encode import EncodeConfig, encode
+from data_prep.encode.job import EncodeConfig, encode
 from pipelines.cli import main, table
 from pipelines.tracking import flatten, log_outcome
 

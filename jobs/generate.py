@@ -1,6 +1,6 @@
 """Generate a video: python jobs/generate.py --checkpoint DIR --prompt "..." --output out.mp4 [--seconds 17]"""
 
-from lingen.generate import GenerateConfig, generate
+from lingen.generate.pipeline import GenerateConfig, generate
 from pipelines import cli
 
 

@@ -10,11 +10,11 @@ from typing import Annotated
 
 import tyro
 
-from lingen.manifest import read_manifest
-from lingen.progress import clock
+from lingen.io.manifest import read_manifest
+from lingen.io.progress import clock
 from pipelines import cli
 from pipelines.tracking import store_beside
-from pipelines.training import CHANGES, changes
+from pipelines.training.reporting import CHANGES, changes
 from pipelines.workflow import StepFailed, Workflow
 
 

@@ -1,6 +1,6 @@
 """Give encoded shards other text encoders; the latents stay as they are."""
 
-from data_prep.retext import RetextConfig, retext
+from data_prep.encode.retext import RetextConfig, retext
 from pipelines.cli import main
 
 

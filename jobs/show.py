@@ -28,8 +28,8 @@ class ShowConfig:
 
 
 def run(config: ShowConfig) -> None:
-    from data_prep import show
-    from lingen.shard_index import INDEX, ShardIndex
+    from data_prep.encode import show
+    from lingen.data.shard_index import INDEX, ShardIndex
 
     path = Path(config.target)
     if path.is_dir() and (path / INDEX).is_file():
@@ -63,9 +63,9 @@ def _decode(samples, tae_folder: Path, output: Path) -> None:
     """Write each sample as mp4 (videos only) and contact sheet."""
     from PIL import Image
 
-    from data_prep.show import contact_sheet, decode_sample
-    from lingen.tae import load_tae
-    from lingen.video import write_mp4
+    from data_prep.encode.show import contact_sheet, decode_sample
+    from lingen.io.video import write_mp4
+    from lingen.tae.pretrained import load_tae
 
     tae = load_tae(tae_folder)
     output.mkdir(parents=True, exist_ok=True)

@@ -1,6 +1,6 @@
 """Take samples out of encoded shards: python jobs/takedown.py --shards DIR --takedown LIST.csv [--output DIR]"""
 
-from data_prep.shard_takedown import ShardTakedownConfig, take_down
+from data_prep.encode.takedown import ShardTakedownConfig, take_down
 from pipelines import cli
 
 

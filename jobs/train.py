@@ -2,7 +2,9 @@
 
 from pipelines import cli
 from pipelines.recipes import find_stage
-from pipelines.training import CHANGES, TrainConfig, changes, train
+from pipelines.training.config import TrainConfig
+from pipelines.training.reporting import CHANGES, changes
+from pipelines.training.stage import train
 
 
 def defaults(arguments: list[str]) -> dict:

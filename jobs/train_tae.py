@@ -1,7 +1,7 @@
 """Train the temporal autoencoder: python jobs/train_tae.py --curated DIR --output DIR --fit.preset tae_tiny"""
 
 from pipelines import cli
-from pipelines.tae_training import TrainTAEConfig, train_tae
+from pipelines.training.tae import TrainTAEConfig, train_tae
 
 
 def run(config: TrainTAEConfig) -> None:

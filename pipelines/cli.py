@@ -17,7 +17,7 @@ from typing import TypeVar
 
 import tyro
 
-from lingen.exit_codes import BAD_CONFIGURATION, DONE, PREEMPTED
+from lingen.io.exit_codes import BAD_CONFIGURATION, DONE, PREEMPTED
 
 Config = TypeVar("Config")
 

@@ -13,10 +13,10 @@ from typing import Any, TypeVar
 
 import torch
 
-from data_prep.cluster import connect
-from lingen.manifest import OutputFolder
-from lingen.preemption import Notice, on_sigterm, stop_file
-from lingen.progress import Progress
+from data_prep.ray_cluster import connect
+from lingen.io.manifest import OutputFolder
+from lingen.io.progress import Progress
+from lingen.train.observers.preemption import Notice, on_sigterm, stop_file
 from pipelines.cli import quiet_libraries
 
 log = logging.getLogger(__name__)
@@ -65,7 +65,7 @@ def run_workers(
 ) -> Any:
     """Call function(plan) on every worker; returns what it returned on rank 0, when all are done.
 
-    SIGTERM makes the stop file in the job's output (lingen.preemption); it is for `function` to look for it.
+    SIGTERM creates the stop file in the job's output (lingen/train/observers/preemption.py); `function` looks for it.
 
     Args: folder, the job's output; progress, moved along the steps that the workers write to its metrics
     file; timeout_s, how long workers wait for each other in a collective.

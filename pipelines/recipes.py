@@ -1,16 +1,16 @@
 """Recipes: which stages a model goes through, and how each is trained. Data only.
 
-`paper` has LinGen's five stages and its quality tuning (steps, batches and shapes from lingen.stages; learning rates
-and schedules are Movie Gen's, LinGen states none). `demo` has the same stages in miniature, for two CPU cores and a few
-minutes.
+`paper` has LinGen's five stages and its quality tuning (steps, batches and shapes from lingen/model/stages.py; learning
+rates and schedules are Movie Gen's, LinGen states none). `demo` has the same stages in miniature, for two CPU cores and
+a few minutes.
 """
 
 from __future__ import annotations
 
 import dataclasses
 
-from lingen.stages import DEMO_STAGES, STAGES, TUNING_STAGES, Stage
-from lingen.training import FitConfig
+from lingen.model.stages import DEMO_STAGES, STAGES, TUNING_STAGES, Stage
+from lingen.train.config import FitConfig
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

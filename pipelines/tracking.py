@@ -21,8 +21,8 @@ from typing import Any
 
 import numpy as np
 
-from lingen.manifest import read_json, whole_lines, write_json
-from lingen.video import enlarge, frame_grid, write_mp4
+from lingen.io.manifest import read_json, whole_lines, write_json
+from lingen.io.video import enlarge, frame_grid, write_mp4
 
 log = logging.getLogger(__name__)
 

@@ -16,11 +16,11 @@ import sys
 import time
 from pathlib import Path
 
-from data_prep.cluster import one_for_all
-from lingen.exit_codes import PREEMPTED
-from lingen.manifest import MANIFEST, digest, file_digest, read_json, read_manifest, write_json
-from lingen.preemption import on_sigterm
-from lingen.progress import clock
+from data_prep.ray_cluster import one_for_all
+from lingen.io.exit_codes import PREEMPTED
+from lingen.io.manifest import MANIFEST, digest, file_digest, read_json, read_manifest, write_json
+from lingen.io.progress import clock
+from lingen.train.observers.preemption import on_sigterm
 from pipelines.recipes import RECIPES, Recipe
 from pipelines.tracking import Run, store_beside, tracked
 

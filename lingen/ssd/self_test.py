@@ -11,6 +11,9 @@ import dataclasses
 import torch
 from torch import Tensor
 
+from lingen.ssd.backends import resolve_backend
+from lingen.ssd.scan import ssd
+
 TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 4e-2, torch.float16: 1e-2}
 """Relative error per block of tokens. bfloat16 keeps 8 bits, and split scans round their states at other places."""
 
@@ -59,8 +62,6 @@ def self_test(
         RuntimeError: they differ by more than the dtype explains, or are not finite.
         ValueError: the backend cannot be used here.
     """
-    from lingen.ssd import resolve_backend, ssd
-
     device = torch.device(device)
     backend = resolve_backend(backend, device)
     random = torch.Generator(device).manual_seed(seed)

@@ -9,9 +9,9 @@ import subprocess
 import numpy as np
 import pytest
 
-from data_prep.frames import read_frames
-from data_prep.probe import probe
-from data_prep.windows import sample_times
+from data_prep.encode.segments import sample_times
+from data_prep.media.frames import read_frames
+from data_prep.media.probe import probe
 
 pytestmark = pytest.mark.skipif(shutil.which("ffmpeg") is None, reason="no ffmpeg on this machine")
 HEIGHT, WIDTH, FPS = 64, 96, 16

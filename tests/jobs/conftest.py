@@ -8,13 +8,15 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from data_prep.cluster import one_for_all
-from data_prep.encode import EncodeConfig, encode
-from data_prep.fetch import content_hash
-from data_prep.frames import read_frames
-from data_prep.probe import probe
-from lingen.manifest import OutputFolder
-from lingen.tae import TAE, TAEConfig, save_tae
+from data_prep.encode.job import EncodeConfig, encode
+from data_prep.media.fetch import content_hash
+from data_prep.media.frames import read_frames
+from data_prep.media.probe import probe
+from data_prep.ray_cluster import one_for_all
+from lingen.io.manifest import OutputFolder
+from lingen.tae.config import TAEConfig
+from lingen.tae.pretrained import save_tae
+from lingen.tae.tae import TAE
 
 
 @pytest.fixture(scope="session")

@@ -10,8 +10,8 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
-from data_prep.ledger import check
-from lingen.manifest import file_digest, read_json, read_manifest
+from data_prep.curate.ledger import check
+from lingen.io.manifest import file_digest, read_json, read_manifest
 
 ROOT = Path(__file__).parents[2]
 JOB = [sys.executable, str(ROOT / "jobs" / "curate.py")]

@@ -14,10 +14,10 @@ import psutil
 import pyarrow.parquet as pq
 import pytest
 
-from data_prep.curate import CurateConfig, curate
-from data_prep.duplicates import DuplicateConfig
-from data_prep.license import LicenseConfig
-from data_prep.measure import DecodeConfig
+from data_prep.curate.job import CurateConfig, curate
+from data_prep.curate.license import LicenseConfig
+from data_prep.curate.near_duplicates import DuplicateConfig
+from data_prep.measure.run import DecodeConfig
 
 ROOT = Path(__file__).parents[2]
 JOB = [sys.executable, str(ROOT / "jobs" / "curate.py")]

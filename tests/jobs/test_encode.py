@@ -17,21 +17,24 @@ import pytest
 import ray
 import torch
 
-from data_prep import latent_shards, window_frames
-from data_prep.encode import encode, latent_settings, plan, read_clips
-from data_prep.encode_summary import canary_alarms
-from data_prep.frames import read_frames
-from data_prep.latent_shards import LatentWorker
-from data_prep.probe import MediaError, probe
-from data_prep.retext import RetextConfig, retext
-from data_prep.shard_parts import read_part
-from data_prep.shard_pool import WorkerConfig
-from data_prep.window_frames import windows_with_frames
-from lingen.manifest import read_manifest
-from lingen.shard_index import ShardIndex
-from lingen.shards import LATENT, list_shard, unpack_latent
-from lingen.tae import TAE, TAEConfig, load_tae
-from lingen.text import TextEncoderConfig, build_text_encoder, parse_text_encoders
+from data_prep.encode import latents as latent_shards
+from data_prep.encode import segment_frames as window_frames
+from data_prep.encode.job import encode, latent_settings, plan, read_clips
+from data_prep.encode.latents import LatentWorker
+from data_prep.encode.parts import read_part
+from data_prep.encode.pool import WorkerConfig
+from data_prep.encode.retext import RetextConfig, retext
+from data_prep.encode.segment_frames import windows_with_frames
+from data_prep.encode.summary import canary_alarms
+from data_prep.media.frames import read_frames
+from data_prep.media.probe import MediaError, probe
+from lingen.data.shard_index import ShardIndex
+from lingen.data.shards import LATENT, list_shard, unpack_latent
+from lingen.io.manifest import read_manifest
+from lingen.tae.config import TAEConfig
+from lingen.tae.pretrained import load_tae
+from lingen.tae.tae import TAE
+from lingen.text.encoders import TextEncoderConfig, build_text_encoder, parse_text_encoders
 
 pytestmark = pytest.mark.e2e
 ROOT = Path(__file__).parents[2]

@@ -15,10 +15,10 @@ from pathlib import Path
 import pytest
 import torch.distributed as dist
 
-from lingen.synthetic import write_random_encoding
-from lingen.training import Hooks, fit
+from lingen.data.synthetic import write_random_encoding
+from lingen.train.stage import Hooks, fit
 from pipelines.recipes import find_stage
-from pipelines.training import select_shards, stage_architecture
+from pipelines.training.prepare import select_shards, stage_architecture
 
 pytestmark = pytest.mark.e2e
 

@@ -11,11 +11,13 @@ import pytest
 import torch
 from PIL import Image
 
-from data_prep import show
-from data_prep.frames import read_frames
+from data_prep.encode import show
+from data_prep.media.frames import read_frames
 from jobs.show import ShowConfig, run
-from lingen.shard_index import INDEX, ShardIndex
-from lingen.tae import TAE, TAEConfig, save_tae
+from lingen.data.shard_index import INDEX, ShardIndex
+from lingen.tae.config import TAEConfig
+from lingen.tae.pretrained import save_tae
+from lingen.tae.tae import TAE
 from pipelines.cli import parse
 
 pytestmark = pytest.mark.e2e

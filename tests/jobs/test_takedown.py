@@ -5,10 +5,10 @@ import dataclasses
 import pytest
 import torch
 
-from data_prep.encode_summary import EncodeSummary
-from data_prep.shard_takedown import ShardTakedownConfig, take_down
-from lingen.manifest import OutputFolder, read_manifest
-from lingen.shard_index import ShardIndex, samples_digest
+from data_prep.encode.summary import EncodeSummary
+from data_prep.encode.takedown import ShardTakedownConfig, take_down
+from lingen.data.shard_index import ShardIndex, samples_digest
+from lingen.io.manifest import OutputFolder, read_manifest
 
 pytestmark = pytest.mark.e2e
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from lingen.synthetic import write_random_latents
+from lingen.data.synthetic import write_random_latents
 
 
 @pytest.fixture

@@ -1,8 +1,8 @@
 import pytest
 import torch
 
-from lingen.flow import SIGMA_MIN, draw_noise_and_times, interpolate, per_sample_loss
-from lingen.sampler import SamplerConfig, sample, step_times
+from lingen.generate.sampler import SamplerConfig, sample, step_times
+from lingen.train.flow import SIGMA_MIN, draw_noise_and_times, interpolate, per_sample_loss
 
 
 def test_path_starts_at_noise_and_ends_at_data():

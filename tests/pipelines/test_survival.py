@@ -14,10 +14,10 @@ from pathlib import Path
 import psutil
 import pytest
 
-from lingen.manifest import to_plain
-from lingen.plan import BatchPlan
-from lingen.shard_index import ShardIndex
-from lingen.synthetic import write_random_encoding
+from lingen.data.batch_plan import BatchPlan
+from lingen.data.shard_index import ShardIndex
+from lingen.data.synthetic import write_random_encoding
+from lingen.io.manifest import to_plain
 from pipelines.recipes import find_stage
 
 mlflow = pytest.importorskip("mlflow")

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from lingen.stages import STAGES, TUNING_STAGES
+from lingen.model.stages import STAGES, TUNING_STAGES
 from pipelines import workflow
 from pipelines.recipes import RECIPES, find_stage
 from pipelines.workflow import StepFailed, Workflow
@@ -19,7 +19,7 @@ import signal
 import sys
 import time
 from pathlib import Path
-from lingen.manifest import OutputFolder
+from lingen.io.manifest import OutputFolder
 flags = dict(zip(sys.argv[1::2], sys.argv[2::2]))
 out = Path(flags["--output"])
 out.parent.mkdir(parents=True, exist_ok=True)

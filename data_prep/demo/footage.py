@@ -1,0 +1,240 @@
+"""The demo's own footage, made at run time from photographs that installed packages carry: nothing is downloaded.
+
+Real photographs, real camera moves over them (pan, tilt, zoom, roll, with ease in and out) and cut-outs of other
+photographs moving through the scene; plus the clips that a curation must drop (still, dark, unlicensed, unknown
+licence, broken, missing), so that the demo shows both sides of every gate.
+"""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import math
+from importlib.resources import files
+from pathlib import Path
+
+import numpy as np
+
+from lingen.io.manifest import write_atomic
+from lingen.io.video import write_mp4
+
+FPS = 24.0
+SIZES = ((144, 240), (176, 176))  # height x width of the clips, a wide and a square one
+
+
+@dataclasses.dataclass(frozen=True)
+class Photo:
+    """A photograph inside an installed package, with what its licence asks us to keep."""
+
+    package: str
+    path: str
+    subject: str
+    license: str
+    attribution: str
+
+    def read(self) -> np.ndarray:
+        """uint8 RGB (H, W, 3)."""
+        from PIL import Image
+
+        with files(self.package).joinpath(self.path).open("rb") as f:
+            return np.asarray(Image.open(f).convert("RGB"))
+
+    @property
+    def source(self) -> str:
+        return f"{self.package}:{self.path}"
+
+
+PHOTOS = (
+    Photo("sklearn.datasets", "images/china.jpg", "a Chinese temple with curved roofs", "CC-BY-2.0", "danielbuechele"),
+    Photo("sklearn.datasets", "images/flower.jpg", "an orange flower among leaves", "CC-BY-2.0", "vultilion"),
+    Photo("skimage", "data/astronaut.png", "a smiling astronaut in an orange suit", "CC-PDDC", "NASA"),
+    Photo("skimage", "data/chelsea.png", "a ginger tabby cat", "CC0-1.0", "Stefan van der Walt"),
+    Photo("skimage", "data/coffee.png", "a cup of coffee on a wooden table", "CC0-1.0", "Rachel Michetti"),
+    Photo("skimage", "data/rocket.jpg", "a rocket on its launch pad at dusk", "CC0-1.0", "SpaceX"),
+    Photo("skimage", "data/motorcycle_left.png", "a red motorcycle in a garage", "CC0-1.0", "Middlebury Stereo"),
+    Photo("skimage", "data/retina.jpg", "the retina of a human eye", "CC0-1.0", "Mikael Haggstrom"),
+    Photo("skimage", "data/coins.png", "rows of old coins", "CC-PDDC", "Brooklyn Museum"),
+    Photo("skimage", "data/camera.png", "a man behind a camera on a tripod", "CC0-1.0", "Lav Varshney"),
+    Photo("matplotlib", "mpl-data/sample_data/grace_hopper.jpg", "a naval officer in uniform", "CC-PDDC", "US Navy"),
+)
+CUTOUTS = (1, 2, 3, 4)  # photographs whose middle is worth cutting out: flower, astronaut, cat, coffee
+
+
+@dataclasses.dataclass(frozen=True)
+class Move:
+    """A camera move: centre (fractions of the free room), zoom (1 = as wide as it goes) and roll (degrees)."""
+
+    words: str
+    start: tuple[float, float, float, float]  # x, y, zoom, roll
+    end: tuple[float, float, float, float]
+
+
+MOVES = (
+    Move("the camera pans to the right", (0.0, 0.5, 1.5, 0), (1.0, 0.5, 1.5, 0)),
+    Move("the camera pans to the left", (1.0, 0.4, 1.6, 0), (0.0, 0.6, 1.6, 0)),
+    Move("the camera moves closer", (0.5, 0.5, 1.0, 0), (0.5, 0.5, 2.2, 0)),
+    Move("the camera moves away", (0.4, 0.5, 2.4, 0), (0.5, 0.5, 1.0, 0)),
+    Move("the camera tilts up", (0.5, 1.0, 1.6, 0), (0.5, 0.0, 1.6, 0)),
+    Move("the camera tilts down", (0.4, 0.0, 1.5, 0), (0.6, 1.0, 1.5, 0)),
+    Move("the camera rolls while moving closer", (0.5, 0.5, 1.5, -10), (0.5, 0.5, 2.0, 12)),
+)
+FIXED = Move("fixed camera", (0.5, 0.5, 1.2, 0), (0.5, 0.5, 1.2, 0))
+PATHS = (  # of the moving object, as fractions of the frame: x0, y0, x1, y1
+    ("moves from left to right", -0.15, 0.55, 1.15, 0.45),
+    ("moves from right to left", 1.15, 0.4, -0.15, 0.6),
+    ("falls from the top", 0.35, -0.2, 0.6, 1.2),
+    ("rises from below", 0.65, 1.2, 0.4, -0.2),
+)
+
+
+def make_demo_clips(folder: str | Path, seed: int = 0, videos: int = 32) -> Path:
+    """Write the clips and their manifest.csv; returns the manifest's path.
+
+    Nothing is made again when the manifest, written last, is there. `videos` counts the good ones; photographs and the
+    clips that must be dropped come on top.
+    """
+    folder = Path(folder)
+    manifest = folder / "manifest.csv"
+    if manifest.is_file():
+        return manifest
+    folder.mkdir(parents=True, exist_ok=True)
+    rng = np.random.default_rng(seed)
+    photos = [photo.read() for photo in PHOTOS]
+    rows = []
+    for i in range(videos):
+        rows.append(_good_video(folder, i, photos, rng))
+    for i, (photo, pixels) in enumerate(zip(PHOTOS, photos)):
+        rows.append(_photo(folder, i, photo, pixels))
+    rows += _bad_ones(folder, photos, rng)
+    text = _csv(rows)
+    write_atomic(manifest, text)
+    return manifest
+
+
+def _good_video(folder: Path, i: int, photos: list[np.ndarray], rng: np.random.Generator) -> dict:
+    which = i % len(PHOTOS)
+    move = MOVES[(i + i // len(PHOTOS)) % len(MOVES)]
+    height, width = SIZES[i % len(SIZES)]
+    seconds = float(rng.uniform(4.1, 4.9))  # the longest stage takes 4 s
+    caption = PHOTOS[which].subject
+    attribution, license_id = PHOTOS[which].attribution, PHOTOS[which].license
+    cutout = None
+    if i % 3 == 2:  # every third clip has a moving object, half of them before a fixed camera
+        other = CUTOUTS[i // 3 % len(CUTOUTS)]
+        other = other if other != which else CUTOUTS[(i // 3 + 1) % len(CUTOUTS)]
+        words, *path = PATHS[i // 3 % len(PATHS)]
+        cutout = (_cut_out(photos[other], round(height * 0.55)), path)
+        caption = f"{PHOTOS[other].subject} {words} in front of {caption}"
+        attribution = f"{attribution}; {PHOTOS[other].attribution}"
+        if PHOTOS[other].license != license_id:
+            license_id = f"{license_id} AND {PHOTOS[other].license}"
+        move = FIXED if i % 2 else move
+    frames = _film(photos[which], move, height, width, round(seconds * FPS), cutout)
+    name = f"{i:02d}_{Path(PHOTOS[which].path).stem}.mp4"
+    write_mp4(folder / "videos" / name, frames, FPS)
+    caption = f"{caption[0].upper()}{caption[1:]}, {move.words}."
+    return _row(f"videos/{name}", "video", caption, license_id, PHOTOS[which].source, attribution)
+
+
+def _photo(folder: Path, i: int, photo: Photo, pixels: np.ndarray) -> dict:
+    from PIL import Image
+
+    path = folder / "photos" / f"{i:02d}_{Path(photo.path).stem}.jpg"
+    path.parent.mkdir(exist_ok=True)
+    Image.fromarray(pixels).save(path, quality=92)
+    caption = f"{photo.subject[0].upper()}{photo.subject[1:]}, a photograph."
+    return _row(f"photos/{path.name}", "image", caption, photo.license, photo.source, photo.attribution)
+
+
+def _bad_ones(folder: Path, photos: list[np.ndarray], rng: np.random.Generator) -> list[dict]:
+    height, width = SIZES[0]
+    still = _film(photos[0], FIXED, height, width, round(3 * FPS))
+    moving = _film(photos[4], MOVES[0], height, width, round(3 * FPS))
+    dark = (moving * 0.04).astype(np.uint8)
+    bad = folder / "bad"
+    rows = []
+    for name, frames, caption, license_id in (
+        ("still", still, "A Chinese temple, nothing moves.", "CC-BY-2.0"),
+        ("dark", dark, "A cup of coffee in an almost black room.", "CC0-1.0"),
+        ("unlicensed", moving[::-1], "A cup of coffee, the camera pans to the left.", ""),
+        ("noncommercial", moving[:, :, ::-1], "A mirrored cup of coffee, the camera pans.", "CC-BY-NC-4.0"),
+    ):
+        write_mp4(bad / f"{name}.mp4", frames, FPS)
+        rows.append(_row(f"bad/{name}.mp4", "video", caption, license_id, f"demo:{name}", "demo"))
+    whole = (bad / "still.mp4").read_bytes()
+    (bad / "truncated.mp4").write_bytes(whole[: len(whole) // 3])
+    (bad / "noise.mp4").write_bytes(rng.bytes(20_000))
+    for name in ("truncated", "noise", "missing"):  # the last one is named in the manifest only
+        rows.append(_row(f"bad/{name}.mp4", "video", f"A {name} file.", "CC0-1.0", f"demo:{name}", "demo"))
+    return rows
+
+
+def _film(photo: np.ndarray, move: Move, height: int, width: int, frames: int, cutout=None) -> np.ndarray:
+    """Film a photograph: one affine warp a frame, with the camera easing in and out; uint8 (frames, H, W, 3)."""
+    import cv2
+
+    photo_h, photo_w = photo.shape[:2]
+    fill = max(height / photo_h, width / photo_w)  # scale at which the photograph just covers the frame
+    out = np.empty((frames, height, width, 3), np.uint8)
+    for t in range(frames):
+        at = t / max(frames - 1, 1)
+        ease = 0.5 - 0.5 * math.cos(math.pi * at)
+        x, y, zoom, roll = (a + (b - a) * ease for a, b in zip(move.start, move.end))
+        scale = fill * zoom * (1.25 if roll or move.start[3] else 1.0)  # a rolling camera must not see past the edge
+        half_w, half_h = width / 2 / scale, height / 2 / scale
+        cx = half_w + x * max(photo_w - 2 * half_w, 0)
+        cy = half_h + y * max(photo_h - 2 * half_h, 0)
+        matrix = cv2.getRotationMatrix2D((cx, cy), roll, scale)
+        matrix[:, 2] += (width / 2 - cx, height / 2 - cy)
+        flags = cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR
+        out[t] = cv2.warpAffine(photo, matrix, (width, height), flags=flags, borderMode=cv2.BORDER_REFLECT_101)
+        if cutout is not None:
+            (pixels, alpha), (x0, y0, x1, y1) = cutout
+            _paste(out[t], pixels, alpha, (x0 + (x1 - x0) * at) * width, (y0 + (y1 - y0) * at) * height)
+    return out
+
+
+def _cut_out(photo: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray]:
+    """The middle of a photograph under a soft ellipse: uint8 (size, size, 3) and alpha (size, size, 1) in [0, 1]."""
+    import cv2
+
+    side = min(photo.shape[:2])
+    top, left = (photo.shape[0] - side) // 2, (photo.shape[1] - side) // 2
+    pixels = cv2.resize(photo[top : top + side, left : left + side], (size, size), interpolation=cv2.INTER_AREA)
+    yy, xx = np.mgrid[-1 : 1 : size * 1j, -1 : 1 : size * 1j]
+    alpha = np.clip((0.95 - np.hypot(xx, yy)) / 0.12, 0, 1)[..., None]
+    return pixels, alpha
+
+
+def _paste(frame: np.ndarray, pixels: np.ndarray, alpha: np.ndarray, cx: float, cy: float) -> None:
+    """Blend a cut-out into the frame, in place, clipped at its edges."""
+    size = pixels.shape[0]
+    left, top = round(cx - size / 2), round(cy - size / 2)
+    x0, y0 = max(left, 0), max(top, 0)
+    x1, y1 = min(left + size, frame.shape[1]), min(top + size, frame.shape[0])
+    if x0 >= x1 or y0 >= y1:
+        return
+    part = (slice(y0 - top, y1 - top), slice(x0 - left, x1 - left))
+    below = frame[y0:y1, x0:x1]
+    frame[y0:y1, x0:x1] = (pixels[part] * alpha[part] + below * (1 - alpha[part])).round().astype(np.uint8)
+
+
+def _row(uri: str, media_type: str, caption: str, license_id: str, source: str, attribution: str) -> dict:
+    return {
+        "uri": uri,
+        "media_type": media_type,
+        "caption": caption,
+        "license": license_id,
+        "source": source,
+        "attribution": attribution,
+    }
+
+
+def _csv(rows: list[dict]) -> str:
+    import io
+
+    text = io.StringIO()
+    writer = csv.DictWriter(text, fieldnames=list(rows[0]))
+    writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue()

@@ -1,0 +1,1 @@
+"""From curated spans to latent and text shards."""

@@ -1,0 +1,90 @@
+"""The same latents with other text encoders: a new folder that shares what stays (hard links where possible)."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import shutil
+import time
+from pathlib import Path
+
+from data_prep.encode.job import index_digests, text_digests
+from data_prep.encode.parts import remove_parts
+from data_prep.encode.pool import WorkerConfig, pool_size
+from data_prep.encode.texts import Encoders, text_tree, write_text
+from data_prep.ray_cluster import connect
+from lingen.data.shard_index import ShardIndex
+from lingen.io.manifest import OutputFolder, digest, require_manifest
+from lingen.text.encoders import parse_text_encoders
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class RetextConfig:
+    """Give encoded shards other text encoders; the latents, and the text of encoders that stay, are shared."""
+
+    shards: Path
+    """Folder of jobs/encode.py whose latents are taken over."""
+    output: Path
+    """Folder for the same latents with the new text."""
+    text: Encoders
+    """All text encoders that the new folder shall have, written as for jobs/encode.py. The text of those that are
+    in --shards under the same name and with the same weights is taken over; the others embed the captions."""
+    workers: WorkerConfig = dataclasses.field(default_factory=WorkerConfig)
+    """The encoding workers."""
+    overwrite: bool = False
+    """Replace a folder that was made with other settings."""
+
+    def __post_init__(self):
+        parse_text_encoders(self.text)
+
+
+@dataclasses.dataclass(frozen=True)
+class Retexted:
+    """What was done: samples, and the names of the encoders that embedded anew and of those taken over."""
+
+    samples: int
+    embedded: list[str]
+    shared: list[str]
+
+
+def retext(config: RetextConfig) -> Retexted:
+    """Run the job; the manifest reads as one of jobs/encode.py with the new text settings.
+
+    Raises:
+        ValueError: bad configuration, before any work.
+    """
+    started = time.time()
+    source = require_manifest(config.shards, "encode", "--shards")
+    before = ShardIndex.open(config.shards)
+    encoders = parse_text_encoders(config.text)
+    digests = text_digests(encoders)
+    latents = {name: value for name, value in source["outputs"].items() if name.startswith("latents/")}
+    content = source["config"] | {"text": config.text}
+    inputs = {"latents": digest(latents), "text": digests}
+    folder = OutputFolder.open(config.output, "encode", content, inputs, overwrite=config.overwrite)
+    shared = [form.name for form in before.text_format if digests.get(form.name) == form.digest]
+    done = Retexted(len(before), [name for name in encoders if name not in shared], shared)
+    if folder.finished:
+        return done
+    for tree in ("latents", "tae", *map(text_tree, shared)):
+        share(Path(config.shards, tree), folder.path / tree)
+    connect()
+    pool_size(config.workers)
+    for name in done.embedded:
+        write_text(folder.path, list(before.buckets), name, encoders[name], content["dtype"], config.workers)
+    summary = source["outputs"]["summary"] | {"seconds": time.time() - started}
+    folder.publish(index_digests(folder.path) | {"summary": summary}, started)
+    remove_parts(folder.path)
+    return done
+
+
+def share(source: Path, target: Path) -> None:
+    """A file, or the files of a tree, under another root: hard links, copies across file systems."""
+    for path in [source] if source.is_file() else sorted(p for p in source.rglob("*") if p.is_file()):
+        copy = target / path.relative_to(source)
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        copy.unlink(missing_ok=True)
+        try:
+            os.link(path, copy)
+        except OSError:
+            shutil.copy2(path, copy)

@@ -1,0 +1,112 @@
+"""Text shards: the captions of a finished latent index, embedded, in the same order, in tars of each encoder's own.
+
+Captions are read from the latent tars' json members, so text can be made with another encoder at any time, without the
+clips.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated
+
+import torch
+import tyro
+
+from data_prep.encode.parts import is_done, read_part, write_part
+from data_prep.encode.pool import WorkerConfig, run_shards, torch_threads
+from lingen.data.shard_index import INDEX, TextFormat, read_index, write_index
+from lingen.data.shards import TEXT, ShardWriter, pack_text, unpack_metadata
+from lingen.io.byte_ranges import ByteRanges, Scratch
+from lingen.io.progress import Progress
+from lingen.text.encoders import TextEncoderConfig, build_text_encoder
+
+Encoders = Annotated[tuple[str, ...], tyro.conf.arg(metavar="ENCODER [ENCODER ...]")]
+"""A command line's text encoders, as lingen.text.encoders.parse_text_encoders reads them."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TextSettings:
+    """What a worker must know to embed captions."""
+
+    output: str
+    name: str
+    encoder: TextEncoderConfig
+    dtype: str
+    device: str
+    threads: int
+
+
+class TextWorker:
+    """The actor: loads one encoder once, embeds one shard's captions per call."""
+
+    def __init__(self, settings: TextSettings, tally):
+        torch.set_num_threads(settings.threads)
+        self.settings, self.tally = settings, tally
+        self.encoder = build_text_encoder(settings.encoder, settings.device)
+
+    def __call__(self, row: dict) -> dict:
+        bucket, shard = row["bucket"], row["shard"]
+        keys, captions = self._captions(bucket, shard)
+        tree, rows = text_tree(self.settings.name), []
+        with ShardWriter(Path(self.settings.output, tree, bucket, shard)) as tar:
+            for key, tokens_LD in zip(keys, self.encoder.encode(captions)):
+                member = tar.add(key, TEXT, pack_text(tokens_LD, self.settings.dtype))
+                rows.append({"key": key, "shard": shard, "length": len(tokens_LD)} | member.columns())
+        about = {"model": self.encoder.name, "digest": self.encoder.digest, "dim": self.encoder.dim}
+        write_part(self.settings.output, tree, bucket, shard, {"rows": rows, "encoder": about})
+        self.tally.add.remote(len(rows))
+        return {"samples": len(rows)}
+
+    def _captions(self, bucket: str, shard: str) -> tuple[list[str], list[str]]:
+        """Keys and captions of a latent shard, in its order."""
+        folder = f"latents/{bucket}"
+        table, _ = read_index(Path(self.settings.output, folder, INDEX))
+        files = ByteRanges.open(self.settings.output)
+        rows = [r for r in table.to_pylist() if r["shard"] == shard]
+        scratch = Scratch()
+        members = (files.read(f"{folder}/{shard}", r["metadata_offset"], r["metadata_size"], scratch) for r in rows)
+        return [r["key"] for r in rows], [unpack_metadata(m)["caption"] for m in members]
+
+
+def text_tree(encoder: str) -> str:
+    """The folder, within an encoded one, of a text encoder's shards."""
+    return f"text/{encoder}"
+
+
+def write_text(
+    output: Path, buckets: Sequence[str], name: str, encoder: TextEncoderConfig, dtype: str, workers: WorkerConfig
+) -> None:
+    """Write one encoder's text shards and indexes for the latent indexes of `output`; needs a connected Ray."""
+    shards = [{"bucket": b, "shard": s, "samples": n} for b in buckets for s, n in _shard_sizes(output, b).items()]
+    missing = [row for row in shards if not is_done(output, text_tree(name), row["bucket"], row["shard"])]
+    total = sum(row["samples"] for row in shards)
+    settings = TextSettings(
+        output=str(output.absolute()),
+        name=name,
+        encoder=encoder,
+        dtype=dtype,
+        device=workers.device,
+        threads=torch_threads(workers),
+    )
+    progress = Progress(text_tree(name), total, "captions", done=total - sum(row["samples"] for row in missing))
+    run_shards(TextWorker, settings, missing, workers, progress)
+    for bucket in buckets:
+        _merge(output, bucket, name, dtype)
+
+
+def _shard_sizes(output: Path, bucket: str) -> Counter:
+    """Shard -> samples, of a written latent index, in its order."""
+    table, _ = read_index(output / "latents" / bucket / INDEX)
+    return Counter(table["shard"].to_pylist())
+
+
+def _merge(output: Path, bucket: str, name: str, dtype: str) -> None:
+    """Write an encoder's index of a bucket from the parts of its shards."""
+    parts = [read_part(output, text_tree(name), bucket, shard) for shard in _shard_sizes(output, bucket)]
+    encoder = parts[0]["encoder"]
+    assert all(part["encoder"] == encoder for part in parts), "text parts of several encoders"
+    form = TextFormat(bucket=bucket, dtype=dtype, name=name, **encoder)
+    write_index(output / text_tree(name) / bucket / INDEX, [row for part in parts for row in part["rows"]], form)

@@ -1,0 +1,1 @@
+"""Reading media that nobody vouches for."""

@@ -1,0 +1,75 @@
+"""Decoding in a child process: a file that crashes or hangs a decoder costs one clip, not the job."""
+
+from __future__ import annotations
+
+import contextlib
+import multiprocessing
+import resource
+import sys
+from collections.abc import Callable
+from concurrent.futures import TimeoutError as FutureTimeout
+
+from pebble import ProcessExpired, ProcessPool
+
+from data_prep.media.probe import MediaError
+
+
+class Isolated:
+    """One child process that calls functions by reference; replaced when it dies.
+
+    Args: memory_gb, address space of the child (a hostile header may ask for terabytes); 0 for no limit.
+    """
+
+    def __init__(self, memory_gb: float = 8.0):
+        with _without_main():
+            self._pool = ProcessPool(
+                max_workers=1,
+                context=multiprocessing.get_context("spawn"),  # forking a threaded Ray worker deadlocks
+                initializer=_limit,
+                initargs=[memory_gb],
+            )
+
+    def call(self, function: Callable, *args, timeout_s: float):
+        """function(*args) in the child.
+
+        Raises:
+            MediaError: what the function raised; timed_out; crashed (with the signal); out_of_memory.
+        """
+        with _without_main():  # a replaced child is spawned from here too
+            try:
+                return self._pool.schedule(function, args=args, timeout=timeout_s).result()
+            except FutureTimeout:
+                raise MediaError("timed_out", f"no answer within {timeout_s:.0f} s") from None
+            except ProcessExpired as error:
+                raise MediaError("crashed", f"the decoding process ended with code {error.exitcode}") from None
+            except MemoryError:
+                raise MediaError("out_of_memory", "decoding wanted more than the child may use") from None
+
+    def close(self) -> None:
+        self._pool.stop()
+        self._pool.join()
+
+
+def _limit(memory_gb: float) -> None:
+    if memory_gb:
+        resource.setrlimit(resource.RLIMIT_AS, (int(memory_gb * 2**30),) * 2)
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    import cv2
+
+    cv2.setNumThreads(1)
+
+
+@contextlib.contextmanager
+def _without_main():
+    """Spawned children import the parent's main script again; a Ray worker's would start Ray. They need none."""
+    main = sys.modules["__main__"]
+    before = {name: getattr(main, name, None) for name in ("__file__", "__spec__")}
+    try:
+        if before["__file__"]:
+            del main.__file__
+        main.__spec__ = None
+        yield
+    finally:
+        for name, value in before.items():
+            if value is not None:
+                setattr(main, name, value)

@@ -1,0 +1,1 @@
+"""Encoded shards, and which samples each step sees."""

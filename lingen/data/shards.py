@@ -1,0 +1,195 @@
+"""The shard format: what a sample is, how it lies in a tar, how one is written and read again.
+
+An encoded folder holds several trees with the same file names and the same order of samples:
+
+    latents/BUCKET/000000.tar     KEY.latent.safetensors, KEY.json   (tensor "latent" C,T,H,W; metadata and provenance)
+    latents/BUCKET/index.parquet
+    text/ENCODER/BUCKET/000000.tar   KEY.text.safetensors            (tensor "text" L,D)
+    text/ENCODER/BUCKET/index.parquet
+
+Plain `webdataset` groups the members of a key by itself (docs/shards.md). Every text encoder has a tree of its own, so
+that it is added, replaced or left out without touching anything else. Every member is found by byte offset and proved
+by checksum through the index (lingen/data/shard_index.py). Tars are byte-identical for equal content: no clock, no
+owner, fixed order.
+
+C channels, T/H/W latent axes, L text tokens, D text width.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import io
+import json
+import math
+import os
+import re
+import tarfile
+import tempfile
+import zlib
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save as save_safetensors
+
+LATENT, METADATA, TEXT = "latent.safetensors", "json", "text.safetensors"
+DTYPES = {"float16": torch.float16, "bfloat16": torch.bfloat16, "float32": torch.float32}
+_SAFETENSORS = {"F16": torch.float16, "BF16": torch.bfloat16, "F32": torch.float32}
+
+
+class DamagedSample(Exception):
+    """A sample's bytes are not what the index promises; the message names shard, key and what is wrong."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Provenance:
+    """The json member: where a sample comes from and under which terms it may be used."""
+
+    clip_id: str
+    """Content hash and span of the curated clip."""
+    uri: str
+    """Where the clip was read."""
+    caption: str
+    license: str
+    """SPDX expression."""
+    source: str
+    attribution: str
+    bucket: str
+    start_s: float
+    """First frame's presentation time in the source, seconds."""
+    end_s: float
+    """Where the last frame's display ends; equals start_s for images."""
+    fps: float
+    """Frames per second of the sample; 0 for images."""
+    source_width: int
+    source_height: int
+    """Size as shown, before the centre crop that fills the bucket."""
+
+
+def sample_key(clip_id: str, window: int) -> str:
+    """The key of a clip's window: no dots or slashes, which would end the key in a tar of plain `webdataset`."""
+    safe = re.sub(r"[^A-Za-z0-9_-]", "-", clip_id)[:64]  # a tar name has 100 bytes
+    if safe != clip_id:  # two ids must not meet in one key
+        safe += "-" + hashlib.sha256(clip_id.encode()).hexdigest()[:8]
+    return f"{safe}_w{window:04d}"
+
+
+def checksum(data) -> int:
+    """CRC-32 of a member's bytes: finds every damage of up to 32 bits, and others but for one in 2^32; 4 GB/s."""
+    return zlib.crc32(data)
+
+
+def pack_latent(latent_CTHW: torch.Tensor, dtype: str) -> bytes:
+    """The bytes of KEY.latent.safetensors. ValueError when a value is not finite in `dtype`."""
+    return save_safetensors({"latent": _finite(latent_CTHW, dtype)})
+
+
+def pack_text(embedding_LD: torch.Tensor, dtype: str) -> bytes:
+    """The bytes of KEY.text.safetensors. ValueError when a value is not finite in `dtype`."""
+    return save_safetensors({"text": _finite(embedding_LD, dtype)})
+
+
+def pack_metadata(provenance: Provenance, tae_digest: str) -> bytes:
+    """The bytes of KEY.json: the provenance, and which TAE the latent is of (a tar may travel without its index)."""
+    about = dataclasses.asdict(provenance) | {"tae_digest": tae_digest}
+    return json.dumps(about, ensure_ascii=False, sort_keys=True).encode()
+
+
+def unpack_latent(data: memoryview | bytes) -> torch.Tensor:
+    """C,T,H,W in the stored dtype. DamagedSample when the bytes are no such member."""
+    return _view(data, "latent")
+
+
+def unpack_text(data: memoryview | bytes) -> torch.Tensor:
+    """L,D in the stored dtype. DamagedSample when the bytes are no such member."""
+    return _view(data, "text")
+
+
+def unpack_metadata(data: memoryview | bytes) -> dict[str, Any]:
+    return json.loads(bytes(data))
+
+
+def _view(data: memoryview | bytes, name: str) -> torch.Tensor:
+    """A tensor of a safetensors file as a view of its bytes (the library copies; of bytes, which are read-only, so do
+    we). Trusts nothing that the header says."""
+    data = bytearray(data) if isinstance(data, bytes) else data
+    try:
+        size = int.from_bytes(data[:8], "little")
+        about = json.loads(bytes(data[8 : 8 + size]))[name]
+        dtype, shape = _SAFETENSORS[about["dtype"]], about["shape"]
+        begin, end = about["data_offsets"]
+        count = math.prod(shape)
+        if min(shape, default=1) < 1 or begin < 0 or end - begin != count * dtype.itemsize:
+            raise ValueError(f"{name} claims shape {shape} and bytes {begin} to {end}")
+        return torch.frombuffer(data, dtype=dtype, count=count, offset=8 + size + begin).view(shape)
+    except (ValueError, KeyError, TypeError, AttributeError, RuntimeError, OverflowError) as error:
+        raise DamagedSample(f"no safetensors member with a tensor {name!r}: {error}") from error
+
+
+def _finite(tensor: torch.Tensor, dtype: str) -> torch.Tensor:
+    stored = tensor.detach().cpu().to(DTYPES[dtype]).contiguous()
+    if not torch.isfinite(stored).all():
+        raise ValueError(f"a value is not finite as {dtype}; choose bfloat16 or float32 for --dtype")
+    return stored
+
+
+@dataclasses.dataclass(frozen=True)
+class Member:
+    """Where one member's bytes lie in its tar."""
+
+    offset: int
+    size: int
+    checksum: int
+
+    def columns(self, prefix: str = "") -> dict[str, Any]:
+        """As columns of an index row."""
+        return {prefix + name: value for name, value in dataclasses.asdict(self).items()}
+
+
+class ShardWriter:
+    """Writes one tar; it appears under its name only when it is complete and on disk.
+
+    Use as a context manager; an exception leaves nothing behind.
+    """
+
+    def __init__(self, path: str | Path):
+        self.path = Path(path)
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+
+    def __enter__(self) -> ShardWriter:
+        fd, self._partial = tempfile.mkstemp(dir=self.path.parent, prefix=f".{self.path.name}.")
+        self._file = os.fdopen(fd, "wb")
+        self._tar = tarfile.open(fileobj=self._file, mode="w", format=tarfile.USTAR_FORMAT)
+        return self
+
+    def add(self, key: str, extension: str, data: bytes) -> Member:
+        """Append KEY.EXTENSION. Members of one key must follow each other."""
+        header = tarfile.TarInfo(f"{key}.{extension}")
+        header.size, header.mode, header.mtime = len(data), 0o644, 0
+        offset = self._tar.offset + tarfile.BLOCKSIZE  # USTAR: the header is one block
+        self._tar.addfile(header, io.BytesIO(data))
+        return Member(offset, len(data), checksum(data))
+
+    def __exit__(self, kind, *_):
+        try:
+            if kind is None:
+                self._tar.close()
+                self._file.flush()
+                os.fsync(self._file.fileno())
+                os.chmod(self._partial, 0o644)
+                os.replace(self._partial, self.path)
+        finally:
+            self._file.close()
+            Path(self._partial).unlink(missing_ok=True)
+
+
+def list_shard(path: str | Path) -> list[tuple[str, str, bytes]]:
+    """All members of a tar as (key, extension, bytes), for people who look into one; files only."""
+    found = []
+    with tarfile.open(path, mode="r:") as tar:
+        for member in tar:
+            if member.isfile():
+                key, _, extension = member.name.partition(".")
+                found.append((key, extension, tar.extractfile(member).read()))
+    return found

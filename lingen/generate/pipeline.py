@@ -1,0 +1,131 @@
+"""From a prompt to a video: text encoder, sampler, TAE, mp4. Runs wherever torch and open_clip do; no Ray."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import torch
+
+from lingen.data.buckets import Bucket, bucket_size, parse_aspect_ratio
+from lingen.generate.sampler import SamplerConfig, sample
+from lingen.io.progress import Progress
+from lingen.io.video import decoded_frames, write_mp4
+from lingen.model.pretrained import load_denoiser, model_folder, read_about
+from lingen.tae.pretrained import load_tae
+from lingen.tae.tiling import TilingConfig
+from lingen.text.encoders import TextEncoderConfig, build_text_encoder
+from lingen.text.padding import pad_text
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class GenerateConfig:
+    """Generate a video (or a picture) from a prompt with a trained model."""
+
+    checkpoint: Path
+    """output folder of a finished jobs/train.py, or its model folder"""
+    output: Path
+    """where the video goes: .mp4, or .png for a picture (its first frame)"""
+    prompt: str | None = None
+    """what the video shows; default: the first prompt of the model's own samples"""
+    seconds: float | None = None
+    """length; default: the length that the model was trained at last"""
+    aspect_ratio: str | None = None
+    """width:height, such as 16:9; default: the shape that the model saw most"""
+    resolution: int | None = None
+    """area is resolution squared; default: the resolution of the model's stage"""
+    seed: int = 0
+    """of the noise: the same seed, prompt and settings give the same video"""
+    weights: str = "ema"
+    """averaged weights (ema) or the last ones (raw)"""
+    sampler: SamplerConfig = dataclasses.field(default_factory=SamplerConfig)
+    """how the video is drawn"""
+    tiling: TilingConfig = dataclasses.field(default_factory=TilingConfig)
+    """how the latent is decoded piece by piece"""
+    device: str | None = None
+    """cpu or cuda; default: cuda when there is one"""
+
+    def __post_init__(self):
+        if self.prompt is not None and not self.prompt.strip():
+            raise ValueError("--prompt: is empty; say what the video shows")
+        if self.output.suffix not in (".mp4", ".png"):
+            raise ValueError(f"--output: {self.output} must end in .mp4 or .png")
+        if self.seconds is not None and not self.seconds > 0:
+            raise ValueError(f"--seconds: must be more than 0, got {self.seconds}")
+        if self.weights not in ("ema", "raw"):
+            raise ValueError(f"--weights: {self.weights} is unknown; use ema or raw")
+        if self.resolution is not None and (self.resolution < 16 or self.resolution % 16):
+            raise ValueError(f"--resolution: must be a multiple of 16, got {self.resolution}")
+
+
+@dataclasses.dataclass(frozen=True)
+class Generated:
+    """What was made: path, prompt, frames, height, width, fps, and the text encoder's name."""
+
+    path: Path
+    prompt: str
+    frames: int
+    height: int
+    width: int
+    fps: float
+    text_encoder: str
+
+
+@torch.no_grad()
+def generate(config: GenerateConfig) -> Generated:
+    """Generate and write one video.
+
+    Raises:
+        ValueError: no model at `checkpoint`, or a text encoder here that differs from the one it was trained with.
+    """
+    folder = model_folder(config.checkpoint)
+    about = read_about(folder)
+    device = config.device or ("cuda" if torch.cuda.is_available() else "cpu")
+    frames, height, width = _size(config, about)
+    tae = load_tae(folder / "tae").to(device)
+    model = load_denoiser(folder, config.weights, device)
+    prompt = config.prompt or about["prompts"][0]
+    text, names = _embed(prompt, about, device)
+
+    shape = (1, *tae.latent_shape(frames, height, width))
+    noise = torch.randn(shape, generator=torch.Generator().manual_seed(config.seed)).to(device)
+    progress = Progress("sample", config.sampler.steps, unit="steps")
+    latents = sample(model, noise, text, config.sampler, lambda done: progress.update(done - progress.done))
+    progress.close()
+    pieces = decoded_frames(tae, latents[0], frames, config.tiling)
+    if config.output.suffix == ".png":
+        from PIL import Image
+
+        config.output.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(next(pieces)[0]).save(config.output)
+    else:
+        write_mp4(config.output, pieces, about["fps"])
+    return Generated(config.output, prompt, frames, height, width, about["fps"], ", ".join(names))
+
+
+def _size(config: GenerateConfig, about: dict) -> tuple[int, int, int]:
+    """(frames, height, width) asked for, or those of the model's stage."""
+    trained = Bucket.parse(about["bucket"])
+    frames = trained.frames if config.seconds is None else max(1, round(config.seconds * about["fps"]))
+    if config.output.suffix == ".png":
+        frames = 1
+    if config.aspect_ratio is None and config.resolution is None:
+        return frames, trained.height, trained.width
+    ratio = trained.aspect_ratio if config.aspect_ratio is None else parse_aspect_ratio(config.aspect_ratio)
+    return frames, *bucket_size(config.resolution or about["resolution"], ratio)
+
+
+def _embed(prompt: str, about: dict, device: str) -> tuple[list[tuple[torch.Tensor, torch.Tensor]], list[str]]:
+    """The prompt by every encoder that the model was trained with, and the encoders' names."""
+    text, names = [], []
+    for settings, digest in zip(about["text"], about["text_digests"]):
+        encoder = build_text_encoder(TextEncoderConfig(**settings), device)
+        if encoder.digest != digest:
+            raise ValueError(
+                f"--checkpoint: trained with text encoder {digest}, but {encoder.name} here is {encoder.digest}; "
+                "use the same open_clip version and weights"
+            )
+        embedding, mask = pad_text(encoder.encode([prompt]))
+        text.append((embedding.to(device), mask.to(device)))
+        names.append(encoder.name)
+    return text, names

@@ -1,0 +1,1 @@
+"""LinGen's denoiser, part by part."""

@@ -1,0 +1,285 @@
+"""The LinGen denoiser: noisy latents, a time and text in, a velocity out (SUP E.1; project page; notes/paper.md).
+
+Letters: B batch, C latent channels, T/H/W latent axes (token axes behind the patch embedding), L text tokens, D width.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from lingen.model.attention import CrossAttention, SelfAttention, check_attention_backend
+from lingen.model.conditioning import AdaLN, TextProjection, TimestepEmbedding
+from lingen.model.ffn import SwiGLU, hidden_width
+from lingen.model.mamba1 import BidirectionalMamba1
+from lingen.model.mamba2 import BidirectionalMamba2
+from lingen.model.mate import MATE, MABranch
+from lingen.model.norms import RMSNorm, modulate
+from lingen.model.positions import FactorizedPositions
+from lingen.model.review import review_grid
+from lingen.model.scans import SCANS, ScanOrder, scan_orders
+from lingen.model.tesa import TESA
+from lingen.ssd import check_backend
+
+Text = Sequence[tuple[Tensor, Tensor]]
+"""One (embedding_BLD, mask_BL bool) per encoder; a row that is masked everywhere means "no text"."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class DenoiserConfig:
+    """The architecture. Every row of the paper's ablation table is one field."""
+
+    latent_channels: int = 16
+    """Channels of the TAE's latents."""
+    patch: tuple[int, int, int] = (1, 2, 2)
+    """Latent cells (T, H, W) in one token: the paper's 2x2x1 patchify."""
+    text_dims: tuple[int, ...] = (1024,)
+    """Embedding width of each text encoder, in the order in which their outputs are given."""
+    width: int = 2560
+    """Token width D."""
+    depth: int = 32
+    """Number of layers."""
+    heads: int = 20
+    """Attention heads, in TESA, in cross-attention and in full self-attention."""
+    mixer: Literal["mate", "attention"] = "mate"
+    """mate: LinGen. attention: full self-attention in its place, the DiT baseline."""
+    ma_branch: Literal["mamba2", "mamba1", "none"] = "mamba2"
+    """The global branch of MATE; mamba1 and none are ablations."""
+    tesa: bool = True
+    """The local branch of MATE (temporal Swin attention); off is an ablation."""
+    tesa_window: tuple[int, int, int] = (16, 4, 4)
+    """Window (T, H, W) in tokens, the same at all resolutions. Unpublished: small in space, medium in time."""
+    scan: Literal["rms", "raster", "zigzag", "hilbert"] = "rms"
+    """Token order of the MA-branch; raster is "no RMS"."""
+    review_tokens: bool = True
+    """Average-pooled tokens at the beginning of both Mamba passes; off is an ablation."""
+    review_pool: tuple[int, int, int] = (8, 4, 4)
+    """Pooling (T, H, W) of the review tokens."""
+    review_both_passes: bool = True
+    """Give the reversed pass a copy of the review at its own beginning; else it meets the review last, to no effect."""
+    ssm_expand: float = 1
+    """Mamba's inner width over D (the E of SUP Eq. 1). Unpublished: 1 gives 4.0B parameters, 2 gives 4.6B."""
+    mamba2_state: int = 128
+    """State size d_s of Mamba-2 (SUP E.2)."""
+    mamba1_state: int = 16
+    """State size d_s of Mamba-1 (SUP E.2)."""
+    ssm_head_dim: int = 64
+    """Head dim d_h of Mamba-2 (SUP E.2)."""
+    ssm_conv: int = 4
+    """Kernel size K of Mamba's convolution."""
+    ffn_ratio: float = 8 / 3
+    """Hidden width of the SwiGLU over D."""
+    adaln: Literal["single", "layer"] = "single"
+    """Timestep modulation: one shared MLP and a table per layer, or an MLP per layer (a third more parameters)."""
+    position_sizes: tuple[int, int, int] = (34, 24, 24)
+    """Rows of the position tables (T, H, W) in tokens; larger inputs stretch them."""
+    ssd_backend: str = "auto"
+    """What computes the Mamba-2 scan; see lingen.ssd.BACKENDS."""
+    ssd_chunk: int | None = None
+    """Tokens per chunk of the scan (None: the backend's own): changes speed and memory, not the result."""
+    attention_backend: str = "sdpa"
+    """sdpa (PyTorch picks the kernel) or flash_attn (the package; for what it cannot do, sdpa)."""
+
+    def __post_init__(self):
+        for name in ("width", "depth", "heads", "latent_channels", "mamba2_state", "mamba1_state", "ssm_head_dim"):
+            _positive(name, getattr(self, name))
+        for name in ("patch", "tesa_window", "review_pool", "position_sizes"):
+            if len(getattr(self, name)) != 3:
+                raise ValueError(f"{name}: three numbers (T, H, W) are needed, not {getattr(self, name)}")
+            for value in getattr(self, name):
+                _positive(name, value)
+        for name, choices in (
+            ("mixer", ("mate", "attention")),
+            ("ma_branch", ("mamba2", "mamba1", "none")),
+            ("scan", SCANS),
+            ("adaln", ("single", "layer")),
+        ):
+            if getattr(self, name) not in choices:
+                raise ValueError(f"{name}: {getattr(self, name)!r} is unknown; choose one of {', '.join(choices)}")
+        if self.width % self.heads:
+            raise ValueError(f"heads: {self.heads} does not divide width {self.width}; choose a divisor")
+        inner = int(self.ssm_expand * self.width)
+        if self.mixer == "mate" and self.ma_branch == "mamba2" and inner % self.ssm_head_dim:
+            raise ValueError(
+                f"ssm_head_dim: {self.ssm_head_dim} does not divide ssm_expand * width = {inner}; choose a divisor"
+            )
+        if self.mixer == "mate" and self.ma_branch == "none" and not self.tesa:
+            raise ValueError("tesa: with ma_branch none there would be no mixer at all; keep one of the two")
+        if not self.text_dims:
+            raise ValueError("text_dims: at least one text encoder is needed; name its embedding width")
+        check_backend(self.ssd_backend)
+        check_attention_backend(self.attention_backend)
+
+    @property
+    def ffn_hidden(self) -> int:
+        return hidden_width(self.width, self.ffn_ratio)
+
+    def token_grid(self, latent_shape: Sequence[int]) -> tuple[int, int, int]:
+        """Token axes (T, H, W) for latent axes (T, H, W).
+
+        Raises:
+            ValueError: a size that the patch does not divide.
+        """
+        for axis, size, patch in zip("THW", latent_shape, self.patch):
+            if size < 1 or size % patch:
+                raise ValueError(
+                    f"latents: {axis} = {size} is not a positive multiple of the patch size {patch}; "
+                    "choose another resolution or crop"
+                )
+        return tuple(size // patch for size, patch in zip(latent_shape, self.patch))
+
+    def to_dict(self) -> dict:
+        """JSON values; `from_dict` is the inverse."""
+        return {k: list(v) if isinstance(v, tuple) else v for k, v in dataclasses.asdict(self).items()}
+
+    @classmethod
+    def from_dict(cls, values: dict) -> DenoiserConfig:
+        """Raises ValueError for fields that this version does not know."""
+        if unknown := sorted(values.keys() - {f.name for f in dataclasses.fields(cls)}):
+            raise ValueError(f"model config: unknown field {unknown[0]}; was it written by a newer version?")
+        return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
+
+
+def _positive(name: str, value) -> None:
+    if value < 1:
+        raise ValueError(f"{name}: {value} is too small; it must be at least 1")
+
+
+class Layer(nn.Module):
+    """Mixer, cross-attention and feed-forward network, each added to the residual stream.
+
+    Gates and the cross-attention's output start at zero, so a fresh layer is the identity.
+    """
+
+    def __init__(self, config: DenoiserConfig, index: int):
+        super().__init__()
+        D = config.width
+        self.mixer_norm = RMSNorm(D, affine=False)
+        self.mixer = build_mixer(config, index)
+        self.cross_attention = CrossAttention(D, config.heads, config.attention_backend)
+        self.ffn_norm = RMSNorm(D, affine=False)
+        self.ffn = SwiGLU(D, config.ffn_hidden)
+        # This layer's own part of the modulation: shift, scale, gate for the mixer, then for the FFN.
+        self.modulation = nn.Parameter(torch.randn(6, D) / D**0.5)
+        with torch.no_grad():
+            self.modulation[[2, 5]] = 0.0
+        self.adaln = AdaLN(D) if config.adaln == "layer" else None
+
+    def forward(
+        self,
+        x_BTHWD: Tensor,
+        time: Tensor,
+        positions_THWD: Tensor,
+        text_BLD: Tensor,
+        mask_BL: Tensor,
+        order: ScanOrder | None = None,
+    ) -> Tensor:
+        """(B, T, H, W, D) -> the same shape.
+
+        Args: time, the shared modulation (B, 6, D), or with adaln "layer" the embedding (B, D) to make it from; order,
+        the scan's index where it is no plain permute.
+        """
+        x = x_BTHWD
+        modulation_B6D = time if self.adaln is None else self.adaln(time)
+        modulation = (modulation_B6D + self.modulation).to(x.dtype)[:, :, None, None, None]
+        shift1, scale1, gate1, shift2, scale2, gate2 = modulation.unbind(1)
+        mixed = self.mixer(modulate(self.mixer_norm(x + positions_THWD), shift1, scale1), order)
+        x = torch.addcmul(x, gate1, mixed.to(x.dtype))
+        x = x + self.cross_attention(x, text_BLD, mask_BL)
+        return torch.addcmul(x, gate2, self.ffn(modulate(self.ffn_norm(x), shift2, scale2)).to(x.dtype))
+
+
+def build_mixer(config: DenoiserConfig, index: int) -> nn.Module:
+    """The token mixer of layer `index`: scan and window shift rotate with the index."""
+    D, backend = config.width, config.attention_backend
+    if config.mixer == "attention":
+        return SelfAttention(D, config.heads, backend)
+    ma = tesa = None
+    if config.ma_branch == "mamba2":
+        ma = BidirectionalMamba2(
+            D,
+            expand=config.ssm_expand,
+            state=config.mamba2_state,
+            head_dim=config.ssm_head_dim,
+            kernel=config.ssm_conv,
+            chunk=config.ssd_chunk,
+            backend=config.ssd_backend,
+        )
+    elif config.ma_branch == "mamba1":
+        ma = BidirectionalMamba1(D, expand=config.ssm_expand, state=config.mamba1_state, kernel=config.ssm_conv)
+    if ma is not None:
+        pool = config.review_pool if config.review_tokens else None
+        ma = MABranch(ma, config.scan, index, pool, config.review_both_passes)
+    if config.tesa:
+        tesa = TESA(D, config.heads, config.tesa_window, shifted=index % 2 == 1, backend=backend)
+    return MATE(ma, tesa)
+
+
+class Denoiser(nn.Module):
+    """velocity = Denoiser(config)(x, t, text).
+
+    `layers` are identical, share no parameters and keep no state: wrap them one by one (sharding, activation
+    checkpointing, torch.compile).
+    """
+
+    def __init__(self, config: DenoiserConfig):
+        super().__init__()
+        self.config = config
+        D, (p, q, r) = config.width, config.patch
+        self.patch_embedding = nn.Linear(config.latent_channels * p * q * r, D)
+        self.positions = FactorizedPositions(config.position_sizes, D)
+        self.timestep = TimestepEmbedding(D)
+        self.adaln = AdaLN(D) if config.adaln == "single" else None
+        self.text = TextProjection(config.text_dims, D)
+        self.layers = nn.ModuleList(Layer(config, i) for i in range(config.depth))
+        self.head_norm = RMSNorm(D, affine=False)
+        self.head_modulation = nn.Parameter(torch.randn(2, D) / D**0.5)
+        self.head = nn.Linear(D, config.latent_channels * p * q * r)
+        nn.init.zeros_(self.head.weight)
+        nn.init.zeros_(self.head.bias)
+
+    def forward(self, x_BCTHW: Tensor, t_B: Tensor, text: Text) -> Tensor:
+        """Noisy latents (B, C, T, H, W), times in [0, 1] (B,) and text -> velocity (B, C, T, H, W) in x's dtype.
+
+        An image is a video of one latent frame.
+
+        Raises:
+            ValueError: sizes that the patch does not divide, or other channels, encoders or widths than configured.
+        """
+        c = self.config
+        if x_BCTHW.ndim != 5 or x_BCTHW.shape[1] != c.latent_channels:
+            raise ValueError(
+                f"latents: shape {tuple(x_BCTHW.shape)} given; (B, {c.latent_channels}, T, H, W) is needed "
+                "(latent_channels must match the TAE)"
+            )
+        grid = c.token_grid(x_BCTHW.shape[2:])
+        x = self.patch_embedding(self._patchify(x_BCTHW, grid).to(self.patch_embedding.weight.dtype))
+        positions = self.positions(*grid).to(x.dtype)
+        embedding_BD = self.timestep(t_B)
+        time = embedding_BD if self.adaln is None else self.adaln(embedding_BD)
+        text_BLD, mask_BL = self.text(text)
+        orders = scan_orders(c.scan, grid, review_grid(grid, c.review_pool), x.device)
+        for i, layer in enumerate(self.layers):
+            x = layer(x, time, positions, text_BLD, mask_BL, orders[i % len(orders)])
+        head = (embedding_BD[:, None] + self.head_modulation).to(x.dtype)[:, :, None, None, None]
+        x = self.head(modulate(self.head_norm(x), *head.unbind(1)))
+        return self._unpatchify(x, grid).to(x_BCTHW.dtype)
+
+    def resize_positions(self, latent_shape: tuple[int, int, int]) -> None:
+        """Grow the position tables for a stage with these latent axes (T, H, W), before its optimizer is made."""
+        self.positions = self.positions.resized(self.config.token_grid(latent_shape))
+        self.config = dataclasses.replace(self.config, position_sizes=self.positions.sizes)
+
+    def _patchify(self, x_BCTHW: Tensor, grid: tuple[int, int, int]) -> Tensor:
+        (T, H, W), (p, q, r) = grid, self.config.patch
+        x = x_BCTHW.reshape(-1, self.config.latent_channels, T, p, H, q, W, r)
+        return x.permute(0, 2, 4, 6, 1, 3, 5, 7).flatten(4)
+
+    def _unpatchify(self, x_BTHWC: Tensor, grid: tuple[int, int, int]) -> Tensor:
+        (T, H, W), (p, q, r) = grid, self.config.patch
+        x = x_BTHWC.unflatten(-1, (self.config.latent_channels, p, q, r))
+        return x.permute(0, 4, 1, 5, 2, 6, 3, 7).reshape(-1, self.config.latent_channels, T * p, H * q, W * r)

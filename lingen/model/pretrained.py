@@ -1,0 +1,85 @@
+"""A trained model as a folder anyone can load: safetensors, config.json and the TAE it speaks to.
+
+model/ema.safetensors, raw.safetensors    averaged and plain weights of the denoiser
+model/config.json                         architecture, stage, text encoder, TAE digest, latent geometry
+model/tae/                                the temporal autoencoder
+"""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lingen.io.manifest import read_json, write_atomic, write_json
+from lingen.model.denoiser import Denoiser, DenoiserConfig
+
+CONFIG = "config.json"
+
+
+def export_model(
+    folder: str | Path,
+    raw: dict[str, Tensor],
+    ema: dict[str, Tensor],
+    config: DenoiserConfig,
+    about: dict[str, Any],
+    tae,
+) -> Path:
+    """Write a model folder; config.json last, so a folder that has it is whole.
+
+    Args: raw, ema, whole state dictionaries; about, what config.json says beside the architecture (stage, text, tae
+        digest, resolution, frames, fps); tae, folder of the TAE, copied in.
+    """
+    from safetensors.torch import save
+
+    folder = Path(folder)
+    (folder / CONFIG).unlink(missing_ok=True)
+    for name, weights in (("raw", raw), ("ema", ema)):
+        tensors = {k: t.detach().float().cpu().contiguous() for k, t in weights.items()}
+        write_atomic(folder / f"{name}.safetensors", save(tensors))
+    shutil.copytree(tae, folder / "tae", dirs_exist_ok=True)
+    write_json(folder / CONFIG, {**about, "model": config.to_dict()})
+    return folder
+
+
+def model_folder(path: str | Path, field: str = "--checkpoint") -> Path:
+    """The model folder behind a path: itself, or the `model` folder of a stage's output.
+
+    Raises:
+        ValueError: neither holds an exported model; names `field`.
+    """
+    for folder in (Path(path), Path(path) / "model"):
+        if (folder / CONFIG).is_file() and (folder / "ema.safetensors").is_file():
+            return folder
+    raise ValueError(f"{field}: {path} holds no exported model; name the output folder of a finished jobs/train.py")
+
+
+def read_about(folder: Path) -> dict[str, Any]:
+    """What config.json says."""
+    return read_json(folder / CONFIG)
+
+
+def read_weights(folder: Path, weights: str = "ema") -> tuple[DenoiserConfig, dict[str, Tensor]]:
+    """(architecture, state dictionary); `weights` is ema or raw."""
+    from safetensors.torch import load_file
+
+    return DenoiserConfig.from_dict(read_about(folder)["model"]), load_file(folder / f"{weights}.safetensors")
+
+
+def load_denoiser(path: str | Path, weights: str = "ema", device: str | torch.device = "cpu") -> Denoiser:
+    """The denoiser of an exported model, ready to sample: evaluation mode, no gradients.
+
+    Raises:
+        ValueError: no model there, or weights that do not fit its configuration.
+    """
+    folder = model_folder(path)
+    config, state = read_weights(folder, weights)
+    model = Denoiser(config)
+    try:
+        model.load_state_dict(state)
+    except RuntimeError as error:
+        raise ValueError(f"--checkpoint: the weights in {folder} do not fit its config.json: {error}") from error
+    return model.to(device).eval().requires_grad_(False)

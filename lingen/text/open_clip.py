@@ -1,0 +1,74 @@
+"""The text tower of an open_clip model: all tokens, not the pooled one."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from lingen.text.digests import weights_digest
+
+OWN_MODELS = {"lingen-tiny": Path(__file__).with_name("lingen-tiny.json")}
+BATCH = 256
+
+
+class OpenCLIPText:
+    """The text tower of an open_clip model. Attributes as in lingen.text.encoders.TextEncoder."""
+
+    def __init__(self, tower, tokenizer, name: str, device: torch.device, config: dict):
+        self._tower = tower.eval().requires_grad_(False).to(device)
+        self._tower.output_tokens = True
+        self._tokenizer = tokenizer
+        self._device = device
+        self.name = name
+        self.dim: int = tower.width
+        self.context_length: int = tower.context_length
+        self.digest = weights_digest(tower, config)
+
+    @torch.inference_mode()
+    def encode(self, captions: Sequence[str]) -> list[Tensor]:
+        """One float32 CPU tensor (L_i, dim) per caption: start-of-text to end-of-text, after the final LayerNorm.
+
+        A caption longer than the context (77 tokens for CLIP, the two marks included) is cut; its last token is then
+        still the end mark.
+        """
+        out: list[Tensor] = []
+        for start in range(0, len(captions), BATCH):
+            ids_BL = self._tokenizer(list(captions[start : start + BATCH]), context_length=self.context_length)
+            lengths = (ids_BL == self._tokenizer.eot_token_id).int().argmax(dim=1) + 1
+            _, tokens_BLD = self._tower(ids_BL.to(self._device))
+            out += [tokens[:n].float().cpu().clone() for tokens, n in zip(tokens_BLD, lengths.tolist())]
+        return out
+
+
+def build_open_clip(model: str, pretrained: str | None, seed: int, device: torch.device) -> OpenCLIPText:
+    """Build the text tower of an open_clip model; only a `pretrained` tag uses the network.
+
+    Raises:
+        ValueError: an unknown model, a tag or file that is not there, or a model with another tokenizer than CLIP's.
+    """
+    import open_clip
+
+    if model in OWN_MODELS:
+        open_clip.add_model_config(OWN_MODELS[model])
+    if model not in open_clip.list_models():
+        raise ValueError(f"--text: {model!r} is unknown; use lingen-tiny or a name of open_clip.list_models()")
+    if pretrained and not Path(pretrained).is_file():
+        tags = open_clip.list_pretrained_tags_by_model(model)
+        if pretrained not in tags:
+            raise ValueError(
+                f"--text: pretrained={pretrained} is neither a file nor a tag of {model}; "
+                f"its tags are {', '.join(tags) or 'none'}"
+            )
+    architecture = open_clip.get_model_config(model)
+    if architecture["text_cfg"].keys() & {"hf_tokenizer_name", "hf_model_name"}:
+        raise ValueError(f"--text: {model} does not read CLIP's tokens; choose a model that does")
+    tokenizer = open_clip.get_tokenizer(model)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        clip = open_clip.create_model(model, pretrained=pretrained, force_custom_text=True)
+    weights = pretrained or f"random weights, seed {seed}"
+    name = f"open_clip/{model}, {weights}"
+    return OpenCLIPText(clip.text, tokenizer, name, device, architecture)

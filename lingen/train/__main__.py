@@ -1,0 +1,145 @@
+"""Train on encoded shards without Ray and MLflow: one process, or several under torchrun.
+
+    torchrun --nproc-per-node 2 -m lingen.train --shards out/latents --output out/run --preset tiny steps=200 lr=1e-3
+
+`name=value` sets a field of FitConfig (guard.max_skips=5 one of the guard's). The output folder has what jobs/train.py
+writes (checkpoints/, model/) and metrics.jsonl. Exit codes: 0 done, 2 bad configuration, 75 asked to stop (SIGTERM, or
+a file named `stop` in the output folder) and saved: the same command goes on.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import datetime
+import json
+import logging
+import os
+import sys
+import time
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+
+from lingen.data.shard_index import ShardIndex, first_captions
+from lingen.io.exit_codes import BAD_CONFIGURATION, DONE, PREEMPTED
+from lingen.io.manifest import require_manifest, whole_lines
+from lingen.model.denoiser import DenoiserConfig
+from lingen.model.presets import PRESETS
+from lingen.model.pretrained import export_model, model_folder, read_about
+from lingen.text.encoders import parse_text_encoders
+from lingen.train.config import FitConfig
+from lingen.train.export import check_same_latents, describe, whole_weights
+from lingen.train.hand_over import grown
+from lingen.train.observers.preemption import Notice, StopFile, on_sigterm, stop_file
+from lingen.train.stage import Hooks, fit
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the command line; returns the exit code."""
+    parser = argparse.ArgumentParser("lingen.train", description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("--shards", required=True, help="output folder of jobs/encode.py")
+    parser.add_argument("--output", required=True, type=Path, help="folder for checkpoints, metrics and the model")
+    parser.add_argument("--preset", default="tiny", choices=sorted(PRESETS), help="architecture, without --init")
+    parser.add_argument("--init", type=Path, help="model folder of an earlier stage; its weights are the start")
+    parser.add_argument("--media", choices=("image", "video"), help="train on one medium alone")
+    parser.add_argument("--resolution", type=int, help="train on the buckets of one resolution")
+    parser.add_argument("--frames", type=int, help="train on videos of one length, and images")
+    parser.add_argument("fit", nargs="*", metavar="name=value", help="fields of FitConfig, such as steps=200")
+    options = parser.parse_args(arguments)
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
+    try:
+        config = _with_values(FitConfig(), options.fit)
+        shards = ShardIndex.open(options.shards).select(options.media, options.resolution, options.frames)
+        finished = _train(config, shards, options)
+    except ValueError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return BAD_CONFIGURATION
+    return DONE if finished else PREEMPTED
+
+
+def _train(config: FitConfig, shards: ShardIndex, options: argparse.Namespace) -> bool:
+    encoded = require_manifest(options.shards, "encode", "--shards")
+    text = parse_text_encoders(encoded["config"]["text"]).values()
+    if options.init:
+        options.init = model_folder(options.init, "--init")
+        before = read_about(options.init)
+        check_same_latents(before, shards, options.init)
+        architecture, preset = DenoiserConfig.from_dict(before["model"]), before["preset"]
+    else:
+        preset = options.preset
+        architecture = dataclasses.replace(PRESETS[options.preset], text_dims=shards.text_dims)
+    _join(config.hang_timeout)
+    told: list[bool] = []
+    file = StopFile(options.output)
+    try:
+        if dist.get_rank() == 0:
+            options.output.mkdir(parents=True, exist_ok=True)
+            stop_file(options.output).unlink(missing_ok=True)
+        dist.barrier()
+        hooks = Hooks(log=Metrics(options.output / "metrics.jsonl"), notice=lambda: Notice.STOP if told else file())
+        with on_sigterm(lambda: told.append(True)):
+            model, ema, finished = fit(config, grown(architecture, shards), shards, options.output, options.init, hooks)
+        if finished:
+            raw, averaged = whole_weights(model, ema)
+            if dist.get_rank() == 0:
+                about = describe(options.output.name, preset, shards, text, first_captions(shards))
+                export_model(options.output / "model", raw, averaged, model.config, about, Path(options.shards) / "tae")
+        return finished
+    finally:
+        dist.destroy_process_group()
+
+
+def _join(timeout_s: float) -> None:
+    """The launcher's process group, or one of this process alone."""
+    gpu = torch.cuda.is_available()
+    if gpu:
+        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", 0)))
+    if "RANK" not in os.environ:
+        dist.init_process_group("nccl" if gpu else "gloo", store=dist.HashStore(), rank=0, world_size=1)
+        return
+    dist.init_process_group("nccl" if gpu else "gloo", timeout=datetime.timedelta(seconds=timeout_s))
+
+
+class Metrics:
+    """Rank 0 appends one JSON line per report; a step that was reported before a restart is not reported again."""
+
+    def __init__(self, path: Path):
+        self._path = path
+        lines = [] if dist.get_rank() else whole_lines(path)
+        self._last = json.loads(lines[-1])["step"] if lines else 0
+
+    def __call__(self, step: int, metrics: dict[str, float]) -> None:
+        if dist.get_rank() or step <= self._last:
+            return
+        with open(self._path, "a") as f:
+            f.write(json.dumps({"step": step, "time_ms": int(time.time() * 1000), **metrics}) + "\n")
+        shown = ("loss", "val/loss", "step_s")
+        print(f"step {step}: " + ", ".join(f"{n} {metrics[n]:.4g}" for n in shown if n in metrics), flush=True)
+
+
+def _with_values(config: FitConfig, settings: list[str]) -> FitConfig:
+    """The configuration with some `name=value` applied; ValueError names what does not fit."""
+    for setting in settings:
+        name, equals, text = setting.partition("=")
+        group, _, field = name.rpartition(".")
+        owner = getattr(config, group, None) if group else config
+        if (
+            not equals
+            or not dataclasses.is_dataclass(owner)
+            or field not in {f.name for f in dataclasses.fields(owner)}
+        ):
+            raise ValueError(f"{setting}: write name=value with a name of FitConfig (lingen/train/loop.py)")
+        before = getattr(owner, field)
+        try:
+            value = {"true": True, "false": False}[text.lower()] if isinstance(before, bool) else type(before)(text)
+        except (ValueError, KeyError, TypeError):
+            raise ValueError(f"{setting}: {text} is no {type(before).__name__}") from None
+        owner = dataclasses.replace(owner, **{field: value})
+        config = dataclasses.replace(config, **{group: owner}) if group else owner
+    return config
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,1 @@
+"""Ray Train around the training loops."""

@@ -1,0 +1,40 @@
+"""What jobs/train.py can be told."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+from lingen.generate.sampler import SamplerConfig
+from lingen.train.config import FitConfig
+from pipelines.ray_train import WorkerConfig
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TrainConfig:
+    """Train one stage of a recipe under Ray Train, and resume it when it was interrupted."""
+
+    stage: str
+    """stage of a recipe, such as demo_t2v_64p_1s or t2v_256p_17s; sets the defaults of --fit"""
+    shards: Path
+    """output folder of jobs/encode.py"""
+    output: Path
+    """folder for checkpoints, samples and the trained model; the same command resumes in it"""
+    init: Path | None = None
+    """output folder of the stage before; its weights are the start"""
+    quality: Path | None = None
+    """a reviewed quality.csv (jobs/curate.py --quality.count): train on the clips it keeps alone; quality tuning"""
+    fit: FitConfig = dataclasses.field(default_factory=FitConfig)
+    """how the stage is trained (defaults: the stage's)"""
+    prompts: tuple[str, ...] = ()
+    """prompts of the sample videos; default: the first two captions of the shards"""
+    sampler: SamplerConfig = dataclasses.field(default_factory=lambda: SamplerConfig(steps=20, guidance=4.0))
+    """how sample videos are drawn"""
+    workers: WorkerConfig = dataclasses.field(default_factory=WorkerConfig)
+    """the training workers"""
+    mlflow: str | None = None
+    """MLflow tracking URI; default: MLFLOW_TRACKING_URI, else mlflow.db beside the output folder"""
+    record_samples: bool = False
+    """write which samples every step saw to samples/ in the output folder, one file of JSON lines a worker"""
+    overwrite: bool = False
+    """replace an output folder made with other settings"""

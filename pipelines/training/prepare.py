@@ -1,0 +1,169 @@
+"""What a stage needs, checked in the driver before any work: shards, reviewed clips, architecture, TAE."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+from pathlib import Path
+from typing import Any
+
+from data_prep.curate.quality import decisions
+from lingen.data.selection import select
+from lingen.data.shard_index import ShardIndex, samples_digest
+from lingen.io.manifest import digest, file_digest, require_manifest, to_plain
+from lingen.model.denoiser import DenoiserConfig
+from lingen.model.presets import PRESETS
+from lingen.model.pretrained import model_folder, read_about
+from lingen.tae.pretrained import load_tae
+from lingen.train.config import FitConfig
+from lingen.train.export import check_same_latents
+from lingen.train.hand_over import grown
+from lingen.train.stage import batch_plan
+from pipelines.recipes import Recipe, TrainStage, find_stage
+from pipelines.training.config import TrainConfig
+
+log = logging.getLogger(__name__)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class PreparedStage:
+    """A stage whose configuration is known to be possible."""
+
+    config: TrainConfig
+    recipe: Recipe
+    stage: TrainStage
+    encoded: dict[str, Any]
+    """manifest of the shards"""
+    shards: ShardIndex
+    """buckets of the stage"""
+    train: ShardIndex
+    """the samples of these that are trained on"""
+    clips: list[str] | None
+    """clip_ids of the reviewed set; None: all"""
+    architecture: DenoiserConfig
+    content: dict[str, Any]
+    """what decides the result, beside the inputs"""
+    inputs: dict[str, Any]
+    """digests of what the stage reads"""
+
+
+def prepare(config: TrainConfig) -> PreparedStage:
+    """Check a stage's configuration against its shards and the stage before.
+
+    Raises:
+        ValueError: something does not fit; names the flag and the fix.
+    """
+    recipe, stage = find_stage(config.stage)
+    encoded = require_manifest(config.shards, "encode", "--shards")
+    shards = select_shards(config.shards, stage)
+    if config.fit.batch_size < config.workers.count:
+        raise ValueError(
+            f"--workers.count: {config.workers.count} workers cannot share a batch of {config.fit.batch_size}"
+        )
+    clips = reviewed_clips(stage, config.quality)
+    train, held_out = select(shards, config.fit.held_out, clips)
+    batch_plan(config.fit, train)  # what it refuses is refused here, not in a worker
+    log.info("%s: %d samples to train on, %d held out", stage.name, len(train), len(held_out) if held_out else 0)
+    if config.fit.shard_group and config.workers.count % config.fit.shard_group:
+        raise ValueError(f"--fit.shard-group: {config.fit.shard_group} does not divide {config.workers.count} workers")
+    inputs = {"shards": samples_digest(encoded), "init": None, "quality": clips and digest(clips)}
+    if config.init:
+        inputs["init"] = file_digest(model_folder(config.init, "--init") / "ema.safetensors")
+    return PreparedStage(
+        config=config,
+        recipe=recipe,
+        stage=stage,
+        encoded=encoded,
+        shards=shards,
+        train=train,
+        clips=clips,
+        architecture=stage_architecture(stage, shards, config.init),
+        content={
+            "stage": stage.name,
+            "preset": stage.preset,
+            "fit": _curve_of(config.fit),
+            "prompts": config.prompts,
+        },
+        inputs=inputs,
+    )
+
+
+def select_shards(folder: Path, stage: TrainStage) -> ShardIndex:
+    """The buckets that a stage trains on. ValueError naming --shards when there are none."""
+    try:
+        shards = ShardIndex.open(folder)
+        if stage.frames == 1:
+            return shards.select(media="image", resolution=stage.resolution)
+        shards.select(media="video", resolution=stage.resolution, frames=stage.frames)  # images alone will not do
+        return shards.select(resolution=stage.resolution, frames=stage.frames)
+    except ValueError as error:
+        raise ValueError(f"--shards: {error}") from error
+
+
+def reviewed_clips(stage: TrainStage, path: Path | None) -> list[str] | None:
+    """clip_ids that a reviewed list keeps, sorted; None without a list.
+
+    Raises:
+        ValueError: the stage is quality tuning and there is no list, or the list keeps nothing.
+    """
+    if path is None:
+        if stage.quality:
+            raise ValueError(f"--quality: stage {stage.name} trains on a reviewed set; name its quality.csv")
+        return None
+    if not path.is_file():
+        raise ValueError(f"--quality: {path} is no file; make one with jobs/curate.py --quality.count")
+    clips = sorted(clip for clip, stays in decisions(path, "--quality").items() if stays)
+    if not clips:
+        raise ValueError(f"--quality: {path} keeps no clip")
+    return clips
+
+
+def stage_architecture(stage: TrainStage, shards: ShardIndex, init: Path | None) -> DenoiserConfig:
+    """The preset, for these text encoders, with position tables as large as this stage needs (they never shrink).
+
+    Raises:
+        ValueError: `init` is another architecture, or was trained on another TAE's latents; both are named. Or
+            the shards' latents do not fit the preset.
+    """
+    preset = dataclasses.replace(PRESETS[stage.preset], text_dims=shards.text_dims)
+    for bucket in shards.buckets.values():
+        if bucket.latent_shape[0] != preset.latent_channels:
+            raise ValueError(
+                f"--shards: their latents have {bucket.latent_shape[0]} channels, preset {stage.preset} takes "
+                f"{preset.latent_channels} (latent_channels); encode with a TAE of {preset.latent_channels} channels"
+            )
+    sizes = preset.position_sizes
+    if init is not None:
+        about = read_about(model_folder(init, "--init"))
+        before = DenoiserConfig.from_dict(about["model"])
+        if dataclasses.replace(before, position_sizes=sizes) != preset:
+            raise ValueError(
+                f"--init: {init} holds a {about['preset']} model, stage {stage.name} trains {stage.preset}; "
+                "choose a checkpoint of the same preset and text encoders"
+            )
+        check_same_latents(about, shards, init)
+        sizes = before.position_sizes
+    try:
+        return grown(dataclasses.replace(preset, position_sizes=sizes), shards)
+    except ValueError as error:
+        raise ValueError(f"--shards: preset {stage.preset} does not fit them: {error}") from error
+
+
+def tae_of_shards(shards: ShardIndex) -> Path:
+    """The folder of the TAE that the shards were encoded with; jobs/encode.py puts a copy beside them.
+
+    Raises:
+        ValueError: it is not there, or is another one by now.
+    """
+    folder = Path(shards.folder) / "tae"
+    if load_tae(folder).digest != shards.format.tae_digest:
+        raise ValueError(f"--shards: the TAE in {folder} is not the one that made these latents; encode again")
+    return folder
+
+
+def _curve_of(fit_config: FitConfig) -> dict[str, Any]:
+    """The part of the configuration that decides the loss curve and the weights."""
+    bookkeeping = {"checkpoint_every", "keep_checkpoints", "keep_every", "log_every", "sample_every", "micro_batch"}
+    bookkeeping |= {"validate_every", "validation_samples", "guard", "hang_timeout", "compile"}
+    bookkeeping |= {"activation_checkpointing", "shard_group"}
+    return {name: value for name, value in to_plain(fit_config).items() if name not in bookkeeping}

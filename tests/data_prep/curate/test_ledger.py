@@ -1,0 +1,43 @@
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from data_prep.curate.ledger import SCHEMA, Ledger, check
+
+
+def test_first_reason_counts_and_everything_is_told(tmp_path):
+    ledger = Ledger(["a", "b", "c", "d"], [0, 1, 2, 3], ["u"] * 4)
+    ledger.decide("read", "keep", where=np.array([True, True, True, False]))
+    ledger.decide("read", "error", "truncated", "cut", where=np.array([False, False, False, True]))
+    going = np.array([True, True, True, False])
+    score = np.array([1.0, 0.1, 0.2, np.nan])
+    ok = score > 0.15
+    ledger.decide("min_motion", np.where(ok, "keep", "drop"), np.where(ok, "", "still"), "", score, 0.15, where=going)
+    ok = score > 0.5
+    ledger.decide("min_technical", np.where(ok, "keep", "drop"), np.where(ok, "", "technical"), where=going)
+    assert ledger.verdict.tolist() == ["keep", "drop", "drop", "error"]
+    assert ledger.reason.tolist() == ["", "still", "technical", "truncated"]
+    ledger.write(tmp_path / "ledger.parquet", "h")
+    table = pq.read_table(tmp_path / "ledger.parquet")
+    assert table.schema.equals(SCHEMA)
+    assert check(table) == {"clips": 4, "kept": 1, "dropped": 2, "errors": 1}
+    b = [r for r in table.to_pylist() if r["clip_id"] == "b"]
+    assert [r["stage"] for r in b] == ["read", "min_motion", "min_technical", "final"]
+    assert b[1]["score"] == pytest.approx(0.1)
+
+
+@pytest.mark.parametrize("harm", ["lost", "twice", "untold"])
+def test_the_check_notices_what_is_lost_or_told_twice(harm):
+    def row(clip, stage, verdict):
+        return dict.fromkeys(SCHEMA.names) | {"clip_id": clip, "stage": stage, "verdict": verdict}
+
+    rows = [row("a", "read", "keep"), row("a", "final", "keep"), row("b", "read", "drop"), row("b", "final", "drop")]
+    if harm == "lost":
+        rows.pop()
+    elif harm == "twice":
+        rows.append(row("a", "final", "keep"))
+    else:
+        rows[-1]["verdict"] = "keep"
+    with pytest.raises(AssertionError):
+        check(pa.Table.from_pylist(rows, schema=SCHEMA))

@@ -1,0 +1,63 @@
+import os
+
+import pytest
+import ray
+
+from data_prep.curate.job import CurateConfig, curate
+from data_prep.media.fetch import content_hash, local_copy, stamp
+from data_prep.media.probe import MediaError
+from data_prep.sources.manifest import SourceConfig, read_source
+
+
+@pytest.fixture(scope="module")
+def bucket(clips, s3_server):
+    """s3://clips on a local S3 server, with a manifest and two clips under set/."""
+    ray.shutdown()  # workers of a Ray that other tests started know nothing of this server
+    manifest = "uri,license,caption\nmilk.mkv,CC-BY-4.0,A sign.\nsub/owl.jpg,CC-BY-2.0,An owl.\n../x.mp4,MIT,x\n"
+    for key, data in {
+        "milk.mkv": (clips / "videos" / "sample-videos_milk.mkv").read_bytes(),
+        "sub/owl.jpg": (clips / "photos" / "test_data_owl.jpg").read_bytes(),
+        "manifest.csv": manifest.encode(),
+    }.items():
+        with s3_server.open_output_stream(f"clips/set/{key}") as out:
+            out.write(data)
+    yield "s3://clips/set"
+    ray.shutdown()
+
+
+def test_an_s3_round_trip_and_a_second_run_that_downloads_nothing(bucket, tmp_path):
+    config = {"input": f"{bucket}/manifest.csv", "store": tmp_path / "store"}
+    summary = curate(CurateConfig(output=tmp_path / "a", **config))
+    assert (summary.inputs, summary.kept, summary.errors, summary.files_read) == (3, 2, 1, 2)
+    assert summary.reasons == {"outside_root": 1}
+    again = curate(CurateConfig(output=tmp_path / "b", **config))
+    assert (again.kept, again.files_read) == (2, 0)
+
+
+def test_prefixes_are_listed_and_missing_objects_are_named(bucket):
+    rows = read_source(bucket, SourceConfig(), need_license=False).to_pylist()
+    assert [r["uri"] for r in rows] == [f"{bucket}/milk.mkv", f"{bucket}/sub/owl.jpg"]
+    with pytest.raises(ValueError, match="--input"):
+        read_source("s3://clips/nothing", SourceConfig())
+    with pytest.raises(MediaError) as error, local_copy(f"{bucket}/no.mp4"):
+        pass
+    assert error.value.reason == "file_missing"
+    assert stamp(f"{bucket}/no.mp4") == ""
+    with pytest.raises(MediaError) as error, local_copy(f"{bucket}/milk.mkv", max_gb=1e-6):
+        pass
+    assert error.value.reason == "too_large"
+
+
+def test_pipes_folders_and_unreadable_files_are_refused(tmp_path):
+    os.mkfifo(tmp_path / "pipe.mp4")
+    for path, reason in ((tmp_path / "pipe.mp4", "not_a_file"), (tmp_path, "not_a_file"), ("/dev/zero", "not_a_file")):
+        with pytest.raises(MediaError) as error, local_copy(str(path)):
+            pass
+        assert error.value.reason == reason
+
+
+def test_content_names_a_clip_wherever_it_lies(clips, tmp_path):
+    path = clips / "photos" / "test_data_owl.jpg"
+    (tmp_path / "other name.bin").write_bytes(path.read_bytes())
+    assert content_hash(str(path)) == content_hash(str(tmp_path / "other name.bin"))
+    assert stamp(str(path)) != stamp(str(tmp_path / "other name.bin"))

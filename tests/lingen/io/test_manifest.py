@@ -1,0 +1,63 @@
+import dataclasses
+
+import pytest
+
+from lingen.io import manifest
+from lingen.io.manifest import OutputFolder
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    threshold: float = 0.5
+    tags: frozenset = frozenset({"b", "a"})
+
+
+def open_folder(path, config=Config(), **kw):
+    return OutputFolder.open(path, job="curate", config=config, inputs={"clips": "abc"}, **kw)
+
+
+def test_same_settings_resume_and_finish(tmp_path):
+    out = tmp_path / "out"
+    assert not open_folder(out).finished
+    open_folder(out).publish({"rows": 3})
+    assert open_folder(out).finished
+    assert manifest.read_manifest(out)["outputs"] == {"rows": 3}
+
+
+def test_other_settings_are_refused_by_name(tmp_path):
+    open_folder(tmp_path / "out")
+    with pytest.raises(ValueError, match=r"threshold: 0\.5 there, 0\.7 now"):
+        open_folder(tmp_path / "out", Config(threshold=0.7))
+
+
+def test_overwrite_replaces(tmp_path):
+    open_folder(tmp_path / "out").publish({})
+    assert not open_folder(tmp_path / "out", Config(threshold=0.7), overwrite=True).finished
+
+
+def test_foreign_folder_is_refused_and_left_alone(tmp_path):
+    (tmp_path / "holiday.jpg").write_text("mine")
+    with pytest.raises(ValueError, match="not made by this job"):
+        open_folder(tmp_path, overwrite=True)
+    assert (tmp_path / "holiday.jpg").read_text() == "mine"
+
+
+def test_require_manifest_names_field_and_job(tmp_path):
+    with pytest.raises(ValueError, match=r"--curated.*run jobs/curate\.py"):
+        manifest.require_manifest(tmp_path, "curate", "--curated")
+    open_folder(tmp_path / "o").publish({})
+    with pytest.raises(ValueError, match=r"written by jobs/curate\.py"):
+        manifest.require_manifest(tmp_path / "o", "encode", "--shards")
+
+
+def test_atomic_write_leaves_old_content_on_failure(tmp_path):
+    path = tmp_path / "a.json"
+    manifest.write_json(path, 1)
+    with pytest.raises(TypeError):
+        manifest.write_json(path, object())
+    assert manifest.read_json(path) == 1
+    assert [p.name for p in tmp_path.iterdir()] == ["a.json"]
+
+
+def test_digest_ignores_order():
+    assert manifest.digest({"a": 1, "b": {2, 1}}) == manifest.digest({"b": [1, 2], "a": 1})

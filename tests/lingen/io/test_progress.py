@@ -1,0 +1,19 @@
+import io
+
+from lingen.io.progress import Progress, clock
+
+
+def test_says_counts_rate_and_time_to_go():
+    out = io.StringIO()
+    progress = Progress("encode", total=10, unit="clips", done=4, stream=out)
+    progress._start -= 2.0
+    progress.update(2)
+    assert "6/10 clips" in progress.line()
+    assert "1.00 clips/s" in progress.line()  # resumed work does not count into the rate
+    assert "4s to go" in progress.line()
+    progress.close()
+    assert out.getvalue().count("\n") == 1
+
+
+def test_clock():
+    assert [clock(s) for s in (4, 185, 7620)] == ["4s", "3m05s", "2h07m"]

@@ -1,0 +1,127 @@
+"""FLOPs: the formulas against PyTorch's counter and against the paper's equations; parameters; the stage table."""
+
+import dataclasses
+import json
+import math
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
+
+from lingen.model import flops
+from lingen.model.denoiser import Denoiser, DenoiserConfig
+from lingen.model.flops import forward_flops, mixer_flops, parameter_count, stage_table
+from lingen.model.presets import PRESETS, preset
+
+SMALL = DenoiserConfig(
+    width=256,
+    depth=2,
+    heads=4,
+    text_dims=(64, 32),
+    tesa_window=(4, 2, 2),
+    review_pool=(2, 2, 2),
+    mamba2_state=32,
+    ssm_head_dim=32,
+)
+VARIANTS = {
+    "default": {},
+    "E = 2": {"ssm_expand": 2},
+    "Mamba-1": {"ma_branch": "mamba1"},
+    "no MA-branch": {"ma_branch": "none"},
+    "no TESA": {"tesa": False},
+    "no review tokens": {"review_tokens": False},
+    "review in one pass": {"review_both_passes": False},
+    "adaLN per layer": {"adaln": "layer"},
+    "Zigzag": {"scan": "zigzag"},
+    "DiT": {"mixer": "attention", "ffn_ratio": 4.0},
+}
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+@pytest.mark.parametrize("latents", [(5, 12, 14), (1, 16, 16)])
+def test_formulas_agree_with_the_counter_within_one_percent(name, latents):
+    config = dataclasses.replace(SMALL, **VARIANTS[name])
+    model = Denoiser(config)
+    lengths = (9, 4)
+    text = [(torch.randn(1, n, d), torch.ones(1, n, dtype=torch.bool)) for n, d in zip(lengths, config.text_dims)]
+    # The counter does not know the CPU's fused attention; the plain one it does.
+    with FlopCounterMode(display=False) as counter, torch.no_grad(), sdpa_kernel(SDPBackend.MATH):
+        model(torch.randn(1, config.latent_channels, *latents), torch.rand(1), text)
+    ours = sum(forward_flops(config, latents, sum(lengths), executed=True).values())
+    assert ours == pytest.approx(counter.get_total_flops(), rel=0.01)
+
+
+def test_mamba2_is_the_papers_equation_1_to_3():
+    c, N = PRESETS["lingen_4b"], 143_616
+    cost = flops.mamba2_flops(c, N, R=0, after=0)
+    assert cost["projections"] == pytest.approx(flops.bimamba_flops(N, 2560, 1, 128, 64))
+    assert cost["conv"] == 2 * (2 * 1 * 4 * (N + 4 - 1) * 2560)
+    assert cost["ssm"] == 2 * (4 * 1 * N * 128 * 2560 + 2 * 1 * N * 2560)
+
+
+@pytest.mark.parametrize("shifted", [False, True])
+@pytest.mark.parametrize("grid", [(34, 24, 44), (1, 16, 16), (7, 5, 3)])
+def test_window_pairs_by_counting(grid, shifted):
+    window = (16, 4, 4)
+    pairs = 1
+    for n, w in zip(grid, window):
+        ids = torch.div(torch.arange(n) + (w // 2 if shifted else 0), w, rounding_mode="floor")
+        pairs *= (ids[:, None] == ids[None]).sum().item()
+    assert flops.window_pairs(grid, window, shifted) == pairs
+
+
+def test_presets_have_the_sizes_of_their_names():
+    sizes = {name: parameter_count(config) for name, config in PRESETS.items()}
+    assert sizes["lingen_4b"] == pytest.approx(4.0e9, rel=0.03)
+    for name, target in {"100m": 1e8, "500m": 5e8, "1b": 1e9, "4b": 4e9}.items():
+        assert sizes[f"lingen_{name}"] == pytest.approx(target, rel=0.06)
+        assert sizes[f"dit_{name}"] == pytest.approx(sizes[f"lingen_{name}"], rel=0.06)
+    with pytest.raises(ValueError, match="choose one of tiny"):
+        preset("large")
+
+
+def test_parameters_are_counted_not_estimated():
+    assert parameter_count(PRESETS["tiny"]) == sum(p.numel() for p in Denoiser(PRESETS["tiny"]).parameters())
+
+
+def test_stage_table():
+    table = stage_table()
+    rows = {row["stage"]: row for row in table["stages"]}
+    assert [row["tokens"] for row in table["stages"]] == [256, 8_976, 35_904, 71_808, 143_616]
+    assert 14 < rows["t2v_512p_68s"]["mixer_only_ratio"] < 16
+    assert rows["t2v_512p_68s"]["whole_model_ratio"] < 8  # the paper's 15 is not a whole-model count
+    for row in table["stages"]:
+        for model in table["models"]:
+            assert sum(row[model]["parts"].values()) == pytest.approx(row[model]["flops"])
+    # Linear in the length: four times the tokens of 256p at 512p.
+    assert rows["t2v_512p_68s"]["lingen_4b"]["flops"] / rows["t2v_512p_17s"]["lingen_4b"]["flops"] < 4.01
+
+
+def test_self_attention_dominates_dit_at_length():
+    parts = forward_flops(PRESETS["dit_4b"], (136, 48, 88))
+    assert parts["self_attention.attention"] == 32 * 4 * math.pow(143_616, 2) * 2560
+    assert mixer_flops(parts) == parts["self_attention.attention"] + parts["self_attention.projections"]
+
+
+def test_command_line():
+    run = [sys.executable, "-m", "lingen.flops", "--stages"]
+    shown = subprocess.run([*run, "--json"], capture_output=True, text=True, check=True).stdout
+    assert json.loads(shown)["stages"][4]["stage"] == "t2v_512p_68s"
+    readable = subprocess.run(run, capture_output=True, text=True, check=True).stdout
+    assert "143,616" in readable
+    assert "mixers only" in readable
+    wrong = subprocess.run([*run, "--dit", "huge"], capture_output=True, text=True, check=False)
+    assert wrong.returncode == 2
+    assert "'huge' is unknown" in wrong.stderr
+
+
+def test_the_table_in_the_docs_is_this_one():
+    page = (Path(__file__).parents[3] / "docs" / "model.md").read_text()
+    for row in stage_table()["stages"]:
+        a, b = (f"{row[model]['flops'] / 1e12:,.1f}" for model in ("lingen_4b", "dit_4b"))
+        ratios = f"{row['whole_model_ratio']:.2f}x | {row['mixer_only_ratio']:.2f}x"
+        assert f"| {row['stage']} | {row['tokens']:,} | {a} | {b} | {ratios} |" in page
