@@ -36,8 +36,8 @@ def connect() -> None:
 
 
 @contextlib.contextmanager
-def one_for_all() -> Iterator[dict[str, str]]:
-    """The environment that leads jobs, each a process of its own, to one cluster; what starts here ends with the block.
+def shared_cluster() -> Iterator[dict[str, str]]:
+    """Environment variables that point child jobs at one shared cluster; a cluster started here ends with the block.
 
     Without it every job starts and ends Ray itself, which takes longer than some jobs do.
     """
@@ -55,9 +55,20 @@ def one_for_all() -> Iterator[dict[str, str]]:
             ray.shutdown()
 
 
+def quiet_ray() -> None:
+    """Quiet Ray Data. Call it for every dataset: each one sets Ray's log levels again."""
+    import ray
+
+    context = ray.data.DataContext.get_current()
+    context.enable_progress_bars = False  # one line every 30 s is ours (lingen/io/progress.py)
+    context.print_on_execution_start = False
+    for name in ("ray", "ray.data"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+
+
 @contextlib.contextmanager
 def _no_stderr() -> Iterator[None]:
-    """Ray's C++ core says there that it was told to say less."""
+    """Silence Ray's C++ startup banner."""
     kept, nothing = os.dup(2), os.open(os.devnull, os.O_WRONLY)
     os.dup2(nothing, 2)
     try:

@@ -27,7 +27,7 @@ Config = TypeVar("Config")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class WorkerConfig:
+class TrainWorkers:
     """How many workers train, and what each gets. The loss curve does not depend on it."""
 
     count: int = 1
@@ -58,7 +58,7 @@ class WorkerConfig:
 def run_workers(
     function: Callable[[dict], Any],
     plan: dict,
-    workers: WorkerConfig,
+    workers: TrainWorkers,
     folder: OutputFolder,
     progress: Progress,
     timeout_s: float = 1800.0,
@@ -187,7 +187,7 @@ def absolute_paths(config: Config) -> Config:
     return dataclasses.replace(config, **{name: v.absolute() for name, v in values if isinstance(v, Path)})
 
 
-def prepare_worker(workers: WorkerConfig) -> None:
+def prepare_worker(workers: TrainWorkers) -> None:
     """Logging and torch threads of a worker process; call it first."""
     quiet_libraries()
     torch.set_num_threads(workers.threads)

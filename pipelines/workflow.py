@@ -16,7 +16,7 @@ import sys
 import time
 from pathlib import Path
 
-from data_prep.ray_cluster import one_for_all
+from data_prep.ray_cluster import shared_cluster
 from lingen.io.exit_codes import PREEMPTED
 from lingen.io.manifest import MANIFEST, digest, file_digest, read_json, read_manifest, write_json
 from lingen.io.progress import clock
@@ -37,7 +37,7 @@ class StepFailed(Exception):
 
 
 @dataclasses.dataclass(frozen=True)
-class Step:
+class WorkflowStep:
     """One job: flags; output, its folder or file; after, the steps whose outputs it reads."""
 
     name: str
@@ -52,15 +52,15 @@ class Step:
 
 
 @dataclasses.dataclass(frozen=True)
-class Outcome:
+class StepOutcome:
     """What became of a step: done, skipped; and how long it took."""
 
-    step: Step
+    step: WorkflowStep
     state: str
     seconds: float
 
 
-def steps_of(recipe: Recipe, output: Path, clips: str | None, quality: str | None = None) -> list[Step]:
+def steps_of(recipe: Recipe, output: Path, clips: str | None, quality: str | None = None) -> list[WorkflowStep]:
     """The recipe's steps.
 
     Args: output, the workflow's folder; clips, folder or manifest, None makes the demo's own (demo recipe only);
@@ -73,16 +73,16 @@ def steps_of(recipe: Recipe, output: Path, clips: str | None, quality: str | Non
     if clips is None:
         if recipe.name != "demo":
             raise ValueError(f"--clips: recipe {recipe.name} needs a folder of clips or a manifest")
-        steps.append(Step("clips", "demo_clips", ("--output", str(output / "clips")), output / "clips"))
+        steps.append(WorkflowStep("clips", "demo_clips", ("--output", str(output / "clips")), output / "clips"))
         clips = str(output / "clips" / "manifest.csv")
     curated, tae = output / "curated", output / "tae"
     flags = ("--input", clips, "--output", str(curated), *recipe.curate)
-    steps.append(Step("curate", "curate", flags, curated, tuple(s.name for s in steps)))
+    steps.append(WorkflowStep("curate", "curate", flags, curated, tuple(s.name for s in steps)))
     flags = ("--curated", str(curated), "--output", str(tae), *recipe.tae)
-    steps.append(Step("train TAE", "train_tae", flags, tae, ("curate",)))
+    steps.append(WorkflowStep("train TAE", "train_tae", flags, tae, ("curate",)))
     latents = output / "latents"
     flags = ("--curated", str(curated), "--tae", str(tae), "--output", str(latents), *recipe.encode)
-    steps.append(Step("encode", "encode", flags, latents, ("curate", "train TAE")))
+    steps.append(WorkflowStep("encode", "encode", flags, latents, ("curate", "train TAE")))
     before, runs = None, {}
     for stage in recipe.stages:
         run = output / "runs" / stage.name
@@ -91,11 +91,11 @@ def steps_of(recipe: Recipe, output: Path, clips: str | None, quality: str | Non
             flags = (*flags, "--quality", quality or str(curated / "quality.csv"))
         if before := runs.get(stage.after, before):
             flags, after = (*flags, "--init", str(before.output)), (*after, before.name)
-        before = runs[stage.name] = Step(f"train {stage.name}", "train", flags, run, after)
+        before = runs[stage.name] = WorkflowStep(f"train {stage.name}", "train", flags, run, after)
         steps.append(before)
     video = output / "sample.mp4"
     flags = ("--checkpoint", str(before.output), "--output", str(video), *recipe.generate)
-    steps.append(Step("generate", "generate", flags, video, (before.name,)))
+    steps.append(WorkflowStep("generate", "generate", flags, video, (before.name,)))
     return steps
 
 
@@ -116,20 +116,20 @@ class Workflow:
         path = output / STATE
         self._keys: dict[str, str] = read_json(path) if path.is_file() else {}
 
-    def state(self, step: Step) -> str:
+    def state(self, step: WorkflowStep) -> str:
         """done, started (resumes when run), stale (flags or inputs changed) or missing."""
         finished = step.output.is_file() if step.output.suffix else (step.output / MANIFEST).is_file()
         if finished:
             return "done" if self._keys.get(step.name) == self._key(step) else "stale"
         return "started" if step.output.exists() else "missing"
 
-    def run(self) -> list[Outcome]:
+    def run(self) -> list[StepOutcome]:
         """Run what is not done.
 
         Raises:
             StepFailed: a job failed; those before it are kept, and the same call goes on with it.
         """
-        outcomes: list[Outcome] = []
+        outcomes: list[StepOutcome] = []
         with contextlib.ExitStack() as stack:
             run, cluster = None, {}
             if any(self.state(step) != "done" for step in self.steps):
@@ -137,7 +137,7 @@ class Workflow:
                 store = store_beside(self.output / "tracking")
                 run = stack.enter_context(tracked(self.output / "tracking", self.experiment, "workflow", uri=store))
                 run.wait_for_id()
-                cluster = stack.enter_context(one_for_all())
+                cluster = stack.enter_context(shared_cluster())
             self._run_steps(outcomes, run, cluster)
         return outcomes
 
@@ -145,24 +145,24 @@ class Workflow:
     def experiment(self) -> str:
         return f"lingen-{self.recipe}"
 
-    def _run_steps(self, outcomes: list[Outcome], run: Run | None, cluster: dict[str, str]) -> None:
+    def _run_steps(self, outcomes: list[StepOutcome], run: Run | None, cluster: dict[str, str]) -> None:
         for number, step in enumerate(self.steps, 1):
             title = f"[{number}/{len(self.steps)}] {step.name}"
             if self.state(step) == "done":
                 print(f"{title}: done before", flush=True)
-                outcomes.append(Outcome(step, "skipped", 0.0))
+                outcomes.append(StepOutcome(step, "skipped", 0.0))
                 continue
             print(f"\n{title}\n  {shlex.join(step.command)}", flush=True)
             started = time.monotonic()
             self._run_job(step, run, cluster)
             self._keys[step.name] = self._key(step)
             write_json(self.output / STATE, self._keys)
-            outcomes.append(Outcome(step, "done", time.monotonic() - started))
+            outcomes.append(StepOutcome(step, "done", time.monotonic() - started))
             print(f"  {step.name} took {clock(outcomes[-1].seconds)}", flush=True)
             if step.output.suffix:
                 run.artifact(step.output)
 
-    def _run_job(self, step: Step, run: Run, cluster: dict[str, str]) -> None:
+    def _run_job(self, step: WorkflowStep, run: Run, cluster: dict[str, str]) -> None:
         job = [sys.executable, str(ROOT / "jobs" / f"{step.job}.py"), *step.flags]
         if not step.output.suffix and step.job != "demo_clips":
             job.append("--overwrite")  # what other flags left here is replaced; what these flags began is resumed
@@ -186,7 +186,7 @@ class Workflow:
         if code:
             raise StepFailed(step.name, PREEMPTED if told else code)
 
-    def _key(self, step: Step) -> str:
+    def _key(self, step: WorkflowStep) -> str:
         """Of the flags, wherever the folder is and however it is spelled, and of what the steps before it made."""
         inside = f"{self.output}{os.sep}"
         flags = [f"{{output}}/{f.removeprefix(inside)}" if f.startswith(inside) else f for f in step.flags]
@@ -196,7 +196,7 @@ class Workflow:
             files = file_digest(self.quality)
         return digest({"flags": flags, "inputs": inputs, "clips": files})
 
-    def _made(self, step: Step) -> str | None:
+    def _made(self, step: WorkflowStep) -> str | None:
         manifest = read_manifest(step.output)
         return manifest and digest(manifest["key"])
 

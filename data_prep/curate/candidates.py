@@ -47,7 +47,7 @@ SCHEMA = pa.schema({"row": pa.int64()} | FIELDS | dict.fromkeys(SCORES, pa.float
 filter; hashes, contrasts: of its stills; embedding: float16, their mean, of length 1, or null. Of what is no
 clip all three may be null."""
 
-Looks = Callable[[set[str]], Mapping[str, tuple[list[float], np.ndarray]]]
+StillScores = Callable[[set[str]], Mapping[str, tuple[list[float], np.ndarray]]]
 """content hashes -> aesthetic scores and embeddings of each file's stills, of those that have them."""
 
 
@@ -91,7 +91,7 @@ def candidates(
     measured: Measured,
     shots: ShotConfig,
     span: SpanConfig,
-    looks: Looks | None = None,
+    looks: StillScores | None = None,
     takedown: Takedown | None = None,
 ) -> Candidates:
     """Entries in the order of the source's rows."""
@@ -146,7 +146,9 @@ def _clip_ids(columns: dict, has_piece: pa.Array) -> pa.ChunkedArray:
     return pc.if_else(has_piece, span, pc.binary_join_element_wise("row", number, "-"))
 
 
-def _pieces(keys: pa.Array, measured: Measured, shots: ShotConfig, config: SpanConfig, looks: Looks | None) -> pa.Table:
+def _pieces(
+    keys: pa.Array, measured: Measured, shots: ShotConfig, config: SpanConfig, looks: StillScores | None
+) -> pa.Table:
     """The spans (schema _PIECE) of some contents; of a file that could not be read one entry that says why."""
     out = [_PIECE.empty_table()]
     for group in Snapshot(measured.signals).tables(keys=keys):

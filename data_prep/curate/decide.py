@@ -13,7 +13,7 @@ from data_prep.curate.candidates import Candidates
 from data_prep.curate.ledger import Ledger
 from data_prep.curate.near_duplicates import DuplicateConfig, doubles_by_embedding, doubles_by_hash
 from data_prep.curate.quality import QualityConfig, decisions, propose
-from data_prep.curate.thresholds import Outcome, apply
+from data_prep.curate.thresholds import ThresholdOutcome, apply
 from lingen.io.manifest import digest, file_digest
 
 
@@ -24,7 +24,7 @@ class Judgement:
     proposed quality set, best first."""
 
     ledger: Ledger
-    outcomes: list[Outcome]
+    outcomes: list[ThresholdOutcome]
     clusters: np.ndarray | None = None
     balanced: np.ndarray | None = None
     quality: list[tuple[int, float, bool]] = dataclasses.field(default_factory=list)

@@ -35,7 +35,7 @@ from data_prep.curate.spans import SpanConfig
 from data_prep.curate.takedown import Takedown
 from data_prep.curate.thresholds import FilterConfig
 from data_prep.curate.what_if import Choice, grid
-from data_prep.measure.aesthetic import AestheticConfig, Looks, score
+from data_prep.measure.aesthetic import AestheticConfig, AestheticLookup, score
 from data_prep.measure.cuts import ShotConfig
 from data_prep.measure.examine import ExamineConfig
 from data_prep.measure.run import DecodeConfig, Measured, measure
@@ -165,18 +165,18 @@ def find(table: pa.Table, config: CurateConfig, allow_new: bool) -> tuple[Candid
     """Licence gate, measurements and spans of the source's rows; everything but the thresholds."""
     decisions, uris = gate(table, config.license)
     log.info("%d inputs, %d may be read (licence gate)", table.num_rows, len(uris))
-    takedown = hands_off = None
+    takedown = skip_uris = None
     if config.takedown:
         takedown = Takedown.read(config.takedown)
-        hands_off = pa.array({row["uri"] for row in rows_of(table) if takedown.detail(row)}, pa.string())
-    measured = measure(uris, store_folder(config), config.examine, config.decode, allow_new, hands_off)
+        skip_uris = pa.array({row["uri"] for row in rows_of(table) if takedown.detail(row)}, pa.string())
+    measured = measure(uris, store_folder(config), config.examine, config.decode, allow_new, skip_uris)
     looks = None
     if config.aesthetic.enabled:
         numbers = measured.signals.table(["key", "reason"])
         here = pc.is_in(numbers["key"], pc.unique(measured.files["content_hash"]))
         usable = numbers.filter(pc.and_(here, pc.equal(numbers["reason"], "")))
         scored = score(usable["key"], measured.stills, store_folder(config), config.aesthetic, allow_new)
-        looks = Looks(Snapshot(scored))
+        looks = AestheticLookup(Snapshot(scored))
     return candidates(table, decisions, measured, config.shots, config.spans, looks, takedown), measured
 
 

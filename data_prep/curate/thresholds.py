@@ -70,7 +70,7 @@ SCORE_OF = {rule: rule.split("_", 1)[1] for rule in REASONS} | {"min_side": "sho
 
 
 @dataclasses.dataclass(frozen=True)
-class Outcome:
+class ThresholdOutcome:
     """One rule over all N clips. passed: bool (N,); score: float (N,), NaN where the rule does not apply."""
 
     rule: str
@@ -80,7 +80,7 @@ class Outcome:
     passed: np.ndarray
 
 
-def apply(scores: Mapping[str, np.ndarray], config: FilterConfig) -> list[Outcome]:
+def apply(scores: Mapping[str, np.ndarray], config: FilterConfig) -> list[ThresholdOutcome]:
     """Every rule that has a threshold, in the order of REASONS, each over all clips (not only over those still in)."""
     out = []
     for rule, reason in REASONS.items():
@@ -90,7 +90,7 @@ def apply(scores: Mapping[str, np.ndarray], config: FilterConfig) -> list[Outcom
         score = np.asarray(scores[SCORE_OF[rule]], np.float64)
         value = resolve(limit, score)
         passed = score >= value if rule.startswith("min_") else score <= value
-        out.append(Outcome(rule, reason, score, value, passed | np.isnan(score)))
+        out.append(ThresholdOutcome(rule, reason, score, value, passed | np.isnan(score)))
     return out
 
 

@@ -19,7 +19,7 @@ from typing import Literal
 
 from data_prep.encode.latents import LatentSettings, LatentWorker
 from data_prep.encode.parts import is_done, read_part, remove_parts
-from data_prep.encode.pool import WorkerConfig, pool_size, run_shards, torch_threads
+from data_prep.encode.pool import EncodeWorkers, pool_size, run_shards, torch_threads
 from data_prep.encode.segments import ShardPlan, plan_shards, plan_windows
 from data_prep.encode.summary import BucketSummary, EncodeSummary, canary_alarms, stage_warnings, stages_of
 from data_prep.encode.texts import Encoders, write_text
@@ -86,7 +86,7 @@ class EncodeConfig:
     """CPUs reserved per process that reads frames."""
     decode_timeout_s: float = 600.0
     """A window whose frames take longer becomes an error row."""
-    workers: WorkerConfig = dataclasses.field(default_factory=WorkerConfig)
+    workers: EncodeWorkers = dataclasses.field(default_factory=EncodeWorkers)
     """The encoding workers."""
     overwrite: bool = False
     """Replace a folder that was made with other settings."""

@@ -13,7 +13,7 @@ from lingen.io.progress import Progress
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class WorkerConfig:
+class EncodeWorkers:
     """How many workers encode, and what each reserves. Does not change what is written."""
 
     count: int = 0
@@ -34,7 +34,7 @@ class WorkerConfig:
         return "cuda" if self.gpus else "cpu"
 
 
-def pool_size(config: WorkerConfig) -> int:
+def pool_size(config: EncodeWorkers) -> int:
     """Workers that the cluster has room for. ValueError when there is none for a single one."""
     have = ray.cluster_resources()
     for name, need in (("CPU", config.cpus), ("GPU", config.gpus)):
@@ -45,7 +45,7 @@ def pool_size(config: WorkerConfig) -> int:
     return int(have["GPU"] // config.gpus) if config.gpus else 1
 
 
-def torch_threads(config: WorkerConfig) -> int:
+def torch_threads(config: EncodeWorkers) -> int:
     return config.threads or max(1, (os.cpu_count() or 1) // (2 * max(1, config.count)))
 
 
@@ -63,7 +63,7 @@ class Tally:
         return self.count
 
 
-def run_shards(worker: type, settings, rows: list[dict], config: WorkerConfig, progress: Progress) -> list[dict]:
+def run_shards(worker: type, settings, rows: list[dict], config: EncodeWorkers, progress: Progress) -> list[dict]:
     """Call worker(settings, tally) on every row in a pool of actors; returns what the calls return, in any order."""
     if not rows:
         progress.close("nothing left to do")

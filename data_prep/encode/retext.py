@@ -10,7 +10,7 @@ from pathlib import Path
 
 from data_prep.encode.job import index_digests, text_digests
 from data_prep.encode.parts import remove_parts
-from data_prep.encode.pool import WorkerConfig, pool_size
+from data_prep.encode.pool import EncodeWorkers, pool_size
 from data_prep.encode.texts import Encoders, text_tree, write_text
 from data_prep.ray_cluster import connect
 from lingen.data.shard_index import ShardIndex
@@ -29,7 +29,7 @@ class RetextConfig:
     text: Encoders
     """All text encoders that the new folder shall have, written as for jobs/encode.py. The text of those that are
     in --shards under the same name and with the same weights is taken over; the others embed the captions."""
-    workers: WorkerConfig = dataclasses.field(default_factory=WorkerConfig)
+    workers: EncodeWorkers = dataclasses.field(default_factory=EncodeWorkers)
     """The encoding workers."""
     overwrite: bool = False
     """Replace a folder that was made with other settings."""

@@ -16,7 +16,7 @@ import torch
 import tyro
 
 from data_prep.encode.parts import is_done, read_part, write_part
-from data_prep.encode.pool import WorkerConfig, run_shards, torch_threads
+from data_prep.encode.pool import EncodeWorkers, run_shards, torch_threads
 from lingen.data.shard_index import INDEX, TextFormat, read_index, write_index
 from lingen.data.shards import TEXT, ShardWriter, pack_text, unpack_metadata
 from lingen.io.byte_ranges import ByteRanges, Scratch
@@ -77,7 +77,7 @@ def text_tree(encoder: str) -> str:
 
 
 def write_text(
-    output: Path, buckets: Sequence[str], name: str, encoder: TextEncoderConfig, dtype: str, workers: WorkerConfig
+    output: Path, buckets: Sequence[str], name: str, encoder: TextEncoderConfig, dtype: str, workers: EncodeWorkers
 ) -> None:
     """Write one encoder's text shards and indexes for the latent indexes of `output`; needs a connected Ray."""
     shards = [{"bucket": b, "shard": s, "samples": n} for b in buckets for s, n in _shard_sizes(output, b).items()]

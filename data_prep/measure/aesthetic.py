@@ -18,9 +18,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from data_prep.measure.run import hush
 from data_prep.measure.store import Snapshot, Store
-from data_prep.ray_cluster import connect
+from data_prep.ray_cluster import connect, quiet_ray
 from lingen.io.manifest import digest, file_digest
 from lingen.io.progress import Progress
 
@@ -105,7 +104,7 @@ def _run(todo: pa.Array, stills: Store, store: Store, config: AestheticConfig) -
         num_cpus=config.cpus,
         num_gpus=config.gpus or None,
     )
-    hush()
+    quiet_ray()
     progress = Progress("aesthetic", len(todo), "files")
     for batch in dataset.iter_batches(batch_format="pyarrow", batch_size=None, prefetch_batches=1):
         store.add(batch)
@@ -201,7 +200,7 @@ def _natural(name: str) -> list:
     return [int(part) if part.isdigit() else part for part in name.split(".")]
 
 
-class Looks:
+class AestheticLookup:
     """content hashes -> {content hash: (score per still, embeddings float32 (stills, D))}."""
 
     def __init__(self, scored: Snapshot):

@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import itertools
-import logging
 import time
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
@@ -26,7 +25,7 @@ from data_prep.measure.store import Store
 from data_prep.media.fetch import content_hash, is_remote, local_copy, stamp
 from data_prep.media.isolate import Isolated
 from data_prep.media.probe import MediaError
-from data_prep.ray_cluster import connect
+from data_prep.ray_cluster import connect, quiet_ray
 from lingen.io.manifest import digest
 from lingen.io.progress import Progress
 
@@ -99,9 +98,9 @@ def measure(
     config: ExamineConfig,
     decode: DecodeConfig,
     allow_new: bool = True,
-    hands_off: pa.Array | None = None,
+    skip_uris: pa.Array | None = None,
 ) -> Measured:
-    """Bring the store up to date for `uris` (distinct) and read it back; those of `hands_off` are looked up in the
+    """Bring the store up to date for `uris` (distinct) and read it back; those of `skip_uris` are looked up in the
     store, but not read.
 
     Raises:
@@ -116,8 +115,8 @@ def measure(
     again = tried.filter(pc.and_(passing, pc.less(tried["attempts"], decode.attempts)))
     done = tried.filter(pc.invert(pc.is_in(tried["key"], again["key"].combine_chunks())))["key"].combine_chunks()
     todo = pc.invert(pc.is_in(current, done))
-    if hands_off is not None:
-        todo = pc.and_(todo, pc.invert(pc.is_in(uris, hands_off)))
+    if skip_uris is not None:
+        todo = pc.and_(todo, pc.invert(pc.is_in(uris, skip_uris)))
     absent = pc.and_(todo, pc.equal(stamps, ""))
     failed = {u: ("file_missing", "nothing is there") for u in uris.filter(absent).to_pylist() if not is_remote(u)}
     todo = pc.and_(todo, pc.invert(pc.is_in(uris, pa.array(failed, pa.string()))))
@@ -175,7 +174,7 @@ def _run(todo, sizes, done, tried, to: tuple[Store, ...], config, decode, progre
         num_cpus=decode.cpus,
     )
     failed, began = {}, []
-    hush()
+    quiet_ray()
     for batch in dataset.iter_batches(batch_format="pyarrow", batch_size=None, prefetch_batches=1):
         began.append(pc.min(batch["began"]).as_py())
         failed |= _sort_in(batch, *to)
@@ -276,14 +275,3 @@ class Examiner:
                 if error.reason in PASSING:
                     detail += f"; set aside after {attempts} tries; replay: python -m data_prep.measure.examine {uri!r}"
                 return {"key": key, "attempts": attempts, "reason": error.reason, "detail": detail}
-
-
-def hush() -> None:
-    """Quiet Ray Data: it sets its log levels again for every dataset, so this is said again for each."""
-    import ray
-
-    context = ray.data.DataContext.get_current()
-    context.enable_progress_bars = False  # one line every 30 s is ours (lingen.io.progress)
-    context.print_on_execution_start = False
-    for name in ("ray", "ray.data"):
-        logging.getLogger(name).setLevel(logging.ERROR)

@@ -19,7 +19,7 @@ SEGMENT = 1024
 """Tokens whose (E x N) states exist at the same time; longer inputs go segment by segment."""
 
 
-class Direction(nn.Module):
+class Mamba1Direction(nn.Module):
     """One direction's convolution and selective-scan parameters (Gu & Dao 2023, Algorithm 2)."""
 
     def __init__(self, inner: int, state: int, rank: int, kernel: int):
@@ -42,8 +42,8 @@ class BidirectionalMamba1(nn.Module):
         inner = int(expand * width)
         self.inner, self.state, self.rank = inner, state, math.ceil(width / 16)
         self.in_proj = nn.Linear(width, 2 * inner, bias=False)  # z, x
-        self.forwards = Direction(inner, state, self.rank, kernel)
-        self.backwards = Direction(inner, state, self.rank, kernel)
+        self.forwards = Mamba1Direction(inner, state, self.rank, kernel)
+        self.backwards = Mamba1Direction(inner, state, self.rank, kernel)
         self.out_proj = nn.Linear(inner, width, bias=False)
 
     def forward(self, u_BLD: Tensor, before: int = 0, after: int = 0) -> Tensor:
@@ -54,7 +54,7 @@ class BidirectionalMamba1(nn.Module):
         y = y + self._scan(self.backwards, x[:, start:], reverse=True)[:, before - start : end - start]
         return self.out_proj(y * F.silu(z[:, before:end]))
 
-    def _scan(self, direction: Direction, x: Tensor, reverse: bool) -> Tensor:
+    def _scan(self, direction: Mamba1Direction, x: Tensor, reverse: bool) -> Tensor:
         x = F.silu(causal_conv(x, direction.conv.weight, direction.conv.bias, reverse))
         dt, B, C = direction.x_proj(x).split([self.rank, self.state, self.state], dim=-1)
         dt = F.softplus(direction.dt_proj(dt).float() + direction.dt_bias.float())

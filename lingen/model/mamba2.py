@@ -15,7 +15,7 @@ from lingen.model.norms import RMSNorm
 from lingen.ssd import ssd
 
 
-class Direction(nn.Module):
+class Mamba2Direction(nn.Module):
     """What the forward and the reversed pass do not share: convolution, A, D and dt_bias."""
 
     def __init__(self, channels: int, heads: int, kernel: int):
@@ -47,8 +47,8 @@ class BidirectionalMamba2(nn.Module):
         self.heads = inner // head_dim
         self.chunk, self.backend = chunk, backend
         self.in_proj = nn.Linear(width, 2 * inner + 2 * state + self.heads, bias=False)  # z, x, B, C, dt
-        self.forwards = Direction(inner + 2 * state, self.heads, kernel)
-        self.backwards = Direction(inner + 2 * state, self.heads, kernel)
+        self.forwards = Mamba2Direction(inner + 2 * state, self.heads, kernel)
+        self.backwards = Mamba2Direction(inner + 2 * state, self.heads, kernel)
         self.norm = RMSNorm(inner)
         self.out_proj = nn.Linear(inner, width, bias=False)
 
@@ -65,7 +65,7 @@ class BidirectionalMamba2(nn.Module):
         y = y + self._scan(self.backwards, xBC[:, start:], dt[:, start:], reverse=True)[:, before - start : end - start]
         return self.out_proj(self.norm(y * F.silu(z[:, before:end])))
 
-    def _scan(self, direction: Direction, xBC: Tensor, dt: Tensor, reverse: bool) -> Tensor:
+    def _scan(self, direction: Mamba2Direction, xBC: Tensor, dt: Tensor, reverse: bool) -> Tensor:
         xBC = F.silu(causal_conv(xBC, direction.conv.weight, direction.conv.bias, reverse))
         x, B, C = xBC.split([self.inner, self.state, self.state], dim=-1)
         y, _ = ssd(

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from lingen.generate.sampler import SamplerConfig
 from lingen.train.config import FitConfig
-from pipelines.ray_train import WorkerConfig
+from pipelines.ray_train import TrainWorkers
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -30,7 +30,7 @@ class TrainConfig:
     """prompts of the sample videos; default: the first two captions of the shards"""
     sampler: SamplerConfig = dataclasses.field(default_factory=lambda: SamplerConfig(steps=20, guidance=4.0))
     """how sample videos are drawn"""
-    workers: WorkerConfig = dataclasses.field(default_factory=WorkerConfig)
+    workers: TrainWorkers = dataclasses.field(default_factory=TrainWorkers)
     """the training workers"""
     mlflow: str | None = None
     """MLflow tracking URI; default: MLFLOW_TRACKING_URI, else mlflow.db beside the output folder"""

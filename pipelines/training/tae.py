@@ -27,7 +27,7 @@ from lingen.tae.pretrained import load_tae, save_tae
 from lingen.train.observers.preemption import StopFile
 from lingen.train.tae import TAEFitConfig, TAEHooks, fit_tae
 from pipelines.cli import Preempted
-from pipelines.ray_train import TRACKING, WorkerConfig, absolute_paths, prepare_worker, run_workers
+from pipelines.ray_train import TRACKING, TrainWorkers, absolute_paths, prepare_worker, run_workers
 from pipelines.tracking import Run, catch_up, experiment_name, flatten, git_state, store_beside
 
 log = logging.getLogger(__name__)
@@ -47,7 +47,7 @@ class TrainTAEConfig:
     """which windows are cut from the clips"""
     fit: TAEFitConfig = dataclasses.field(default_factory=TAEFitConfig)
     """how the TAE is trained"""
-    workers: WorkerConfig = dataclasses.field(default_factory=WorkerConfig)
+    workers: TrainWorkers = dataclasses.field(default_factory=TrainWorkers)
     """the training workers"""
     mlflow: str | None = None
     """MLflow tracking URI; default: MLFLOW_TRACKING_URI, else mlflow.db beside the output folder"""

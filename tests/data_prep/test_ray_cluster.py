@@ -21,9 +21,9 @@ WORKFLOW = f"""
 import json, os, subprocess, sys
 import psutil
 import ray
-from data_prep.ray_cluster import one_for_all
+from data_prep.ray_cluster import shared_cluster
 JOB = {JOB!r}
-with one_for_all() as environment:
+with shared_cluster() as environment:
     run = [sys.executable, "-c", JOB]
     jobs = [json.loads(subprocess.check_output(run, env=os.environ | environment)) for _ in range(2)]
     family = [psutil.Process(), *psutil.Process().children(recursive=True)]
@@ -45,7 +45,7 @@ def test_jobs_share_one_cluster_that_only_this_machine_can_reach_and_that_ends()
 
 
 def test_in_a_cluster_that_is_named_no_other_is_started():
-    code = "import ray; from data_prep.ray_cluster import one_for_all\n"
-    code += "with one_for_all() as e: print(e, ray.is_initialized())"
+    code = "import ray; from data_prep.ray_cluster import shared_cluster\n"
+    code += "with shared_cluster() as e: print(e, ray.is_initialized())"
     environment = os.environ | {"PYTHONPATH": str(ROOT), "RAY_ADDRESS": "203.0.113.9:6379"}
     assert subprocess.check_output([sys.executable, "-c", code], env=environment, text=True).strip() == "{} False"

@@ -12,7 +12,7 @@ from data_prep.encode.job import EncodeConfig, encode
 from data_prep.media.fetch import content_hash
 from data_prep.media.frames import read_frames
 from data_prep.media.probe import probe
-from data_prep.ray_cluster import one_for_all
+from data_prep.ray_cluster import shared_cluster
 from lingen.io.manifest import OutputFolder
 from lingen.tae.config import TAEConfig
 from lingen.tae.pretrained import save_tae
@@ -75,7 +75,7 @@ def encode_config(encode_inputs):
 @pytest.fixture(scope="module")
 def ray_cluster():
     """Ray in this process, for the module; the environment that leads processes to it."""
-    with one_for_all() as environment:
+    with shared_cluster() as environment:
         yield environment
 
 
@@ -83,6 +83,6 @@ def ray_cluster():
 def encoded(encode_config, tmp_path_factory):
     """(folder, summary) of an undisturbed run."""
     output = tmp_path_factory.mktemp("encoded") / "out"
-    with one_for_all():
+    with shared_cluster():
         summary = encode(encode_config(output))
     return output, summary

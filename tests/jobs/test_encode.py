@@ -22,7 +22,7 @@ from data_prep.encode import segment_frames as window_frames
 from data_prep.encode.job import encode, latent_settings, plan, read_clips
 from data_prep.encode.latents import LatentWorker
 from data_prep.encode.parts import read_part
-from data_prep.encode.pool import WorkerConfig
+from data_prep.encode.pool import EncodeWorkers
 from data_prep.encode.retext import RetextConfig, retext
 from data_prep.encode.segment_frames import windows_with_frames
 from data_prep.encode.summary import canary_alarms
@@ -46,7 +46,7 @@ FLAGS = ["--resolution", "32", "--frames", "17", "--shard-mb", "0.03", "--text",
 # First, so that the module's Ray is there when `encoded` needs one: it would start its own, for itself alone.
 def test_more_than_the_cluster_has_is_refused(encode_inputs, tmp_path, ray_cluster, encode_config):
     with pytest.raises(ValueError, match="workers: one needs 3 GPU"):
-        encode(encode_config(tmp_path / "out", workers=WorkerConfig(gpus=3)))
+        encode(encode_config(tmp_path / "out", workers=EncodeWorkers(gpus=3)))
 
 
 def test_every_latent_is_of_the_frames_at_its_times(encode_inputs, encoded):

@@ -12,7 +12,7 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from data_prep.curate.estimate import estimate
-from data_prep.measure.aesthetic import SCHEMA, AestheticConfig, Looks, Scorer, load_head, score
+from data_prep.measure.aesthetic import SCHEMA, AestheticConfig, AestheticLookup, Scorer, load_head, score
 from data_prep.measure.examine import STILL_SCHEMA, ExamineConfig
 from data_prep.measure.store import Snapshot, Store
 
@@ -75,7 +75,7 @@ def test_scores_equal_the_model_called_by_hand(model_folder, head_file, jpegs, t
     store.add(scorer(pa.table(stills, schema=STILL_SCHEMA)))
     store.flush()
     assert {row["key"] for row in store.rows()} == {"a", "b"}
-    found = Looks(Snapshot(store))({"a", "b", "unknown"})
+    found = AestheticLookup(Snapshot(store))({"a", "b", "unknown"})
     model, preprocess = open_clip.create_model_from_pretrained(f"local-dir:{model_folder}")
     state = torch.load(head_file, weights_only=True)
     with torch.inference_mode():
