@@ -16,7 +16,7 @@ SHARED_CLIPS = Path(__file__).parents[2] / "shared" / "clips"
 
 def pytest_collection_modifyitems(items):
     """Files with end-to-end tests first: of two processes, none shall wait at the end for the other's long file."""
-    long = {item.path for item in items if item.get_closest_marker("e2e")}
+    long = {item.path for item in items if item.get_closest_marker("slow")}
     items.sort(key=lambda item: item.path not in long)
 
 

@@ -72,7 +72,7 @@ def marked(mark, word=""):
     return out
 
 
-@pytest.mark.e2e
+@pytest.mark.slow
 def test_kill_9_of_a_decoder_and_of_the_driver_loses_and_doubles_nothing(clips, tmp_path, request):
     media = tmp_path / "media"
     media.mkdir()

@@ -36,7 +36,7 @@ from lingen.tae.pretrained import load_tae
 from lingen.tae.tae import TAE
 from lingen.text.encoders import TextEncoderConfig, build_text_encoder, parse_text_encoders
 
-pytestmark = pytest.mark.e2e
+pytestmark = pytest.mark.slow
 ROOT = Path(__file__).parents[2]
 TEXT = TextEncoderConfig(model="lingen-tiny")
 TAE_SHAPE = TAE(TAEConfig(channels=(8, 8, 16, 16), blocks=1, decoder_blocks=1)).latent_shape  # what encode_inputs has

@@ -11,7 +11,7 @@ import pytest
 
 import lingen
 
-pytestmark = pytest.mark.e2e
+pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).parents[2]
 VIDEOS = ["sam2_02_cups.mp4", "media_bear-vp9.webm", "bgslibrary_video02.avi", "learning-area_rabbit320.mp4"]

@@ -20,7 +20,7 @@ from lingen.train.stage import Hooks, fit
 from pipelines.recipes import find_stage
 from pipelines.training.prepare import select_shards, stage_architecture
 
-pytestmark = pytest.mark.e2e
+pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).parents[2]
 STAGE = "demo_t2i_64p"

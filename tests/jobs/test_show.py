@@ -20,7 +20,7 @@ from lingen.tae.pretrained import save_tae
 from lingen.tae.tae import TAE
 from pipelines.cli import parse
 
-pytestmark = pytest.mark.e2e
+pytestmark = pytest.mark.slow
 ROOT = Path(__file__).parents[2]
 
 

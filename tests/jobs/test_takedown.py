@@ -10,7 +10,7 @@ from data_prep.encode.takedown import ShardTakedownConfig, take_down
 from lingen.data.shard_index import ShardIndex, samples_digest
 from lingen.io.manifest import OutputFolder, read_manifest
 
-pytestmark = pytest.mark.e2e
+pytestmark = pytest.mark.slow
 
 
 def test_a_takedown_leaves_no_byte_of_its_samples_and_every_other(encoded, tmp_path):

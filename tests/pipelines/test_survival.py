@@ -22,7 +22,7 @@ from pipelines.recipes import find_stage
 
 mlflow = pytest.importorskip("mlflow")
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
 ROOT = Path(__file__).parents[2]
 STAGE, STEPS = "demo_t2i_64p", 72
