@@ -5,11 +5,11 @@ OUT    ?= out/demo
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 
-.PHONY: demo test lint clean help
+.PHONY: demo test test-fast lint house clean help
 .DEFAULT_GOAL := help
 
 help: ## this list
-	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 10
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
 
 # torch is heavy; install once, again only when what we depend on changes.
 $(STAMP): pyproject.toml constraints.txt
@@ -23,13 +23,20 @@ demo: $(STAMP) ## curate, train, encode and generate at small size (CLIPS=folder
 	@$(BIN)/python jobs/pipeline.py run --recipe demo --output $(OUT) $(if $(CLIPS),--clips $(CLIPS))
 
 # Two at a time; a file's tests stay together, and the files in the order that tests/conftest.py gives them.
-test: $(STAMP) ## the test suite
+test: $(STAMP) ## the test suite; ends with what was skipped and why
 	@$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
-lint: $(STAMP) ## ruff and the import rule
+test-fast: $(STAMP) ## the tests that are not marked slow, in under two minutes
+	@$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m "not slow"
+
+lint: $(STAMP) ## ruff, types, and the order of storeys and rooms
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy
 	@$(BIN)/lint-imports
+
+house: $(STAMP) ## draw docs/house.svg anew from the imports
+	@$(BIN)/python docs/draw_house.py
 
 clean: ## remove what the demo made
 	rm -rf $(OUT)

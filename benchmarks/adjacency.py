@@ -1,7 +1,7 @@
-"""How near do scans keep adjacent tokens? SUP Fig. 1: at 32^3, over the first k layers, the least distance in the
-sequence between two neighbours, averaged over neighbours. Exact, so nothing here depends on the machine.
+"""How close do scans keep adjacent tokens? SUP Fig. 1: at 32^3, over the first k layers, the least distance in the
+sequence between two neighbours, averaged over all neighbours. Exact, so nothing here depends on the machine.
 
-    python benchmarks/adjacency.py          # benchmarks/results/adjacency.json and docs/adjacency.svg
+    python benchmarks/adjacency.py          # writes benchmarks/results/adjacency.json and docs/adjacency.svg
 """
 
 from __future__ import annotations
@@ -18,24 +18,25 @@ from lingen.model.scans import SCANS, scan_axes, scan_index
 RESULT = Path(__file__).parent / "results" / "adjacency.json"
 PLOT = Path(__file__).parents[1] / "docs" / "adjacency.svg"
 AXIS = [(0, 0, 1), (0, 1, 0), (1, 0, 0)]
-CUBE = [d for d in itertools.product((-1, 0, 1), repeat=3) if d > (0, 0, 0)]  # each pair of a 2x2x2 cube once
+CUBE = [d for d in itertools.product((-1, 0, 1), repeat=3) if d > (0, 0, 0)]  # each pair within a 2x2x2 cube once
 
 
 def positions(scan: str, layer: int, n: int) -> torch.Tensor:
-    """Where in the sequence each token of the n^3 grid is."""
+    """Position in the sequence of each token of the n^3 grid."""
     place = torch.empty(n**3, dtype=torch.long)
     place[scan_index(scan, (n, n, n), scan_axes(scan, layer))] = torch.arange(n**3)
     return place.view(n, n, n)
 
 
 def distances(place: torch.Tensor, step: tuple[int, int, int]) -> torch.Tensor:
-    """|difference in position| of all pairs of tokens that are `step` apart."""
+    """|difference in position| of all pairs of tokens `step` apart."""
     here = tuple(slice(max(0, -d), n - max(0, d)) for d, n in zip(step, place.shape))
     there = tuple(slice(max(0, d), n - max(0, -d)) for d, n in zip(step, place.shape))
     return (place[here] - place[there]).abs().flatten()
 
 
 def curve(scan: str, steps: list[tuple[int, int, int]], n: int, layers: int) -> list[float]:
+    """Average over pairs of the least distance so far, after 1, 2, ... layers."""
     out, best = [], None
     for layer in range(layers):
         place = positions(scan, layer, n)
@@ -47,8 +48,8 @@ def curve(scan: str, steps: list[tuple[int, int, int]], n: int, layers: int) -> 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--n", type=int, default=32)
-    parser.add_argument("--output", type=Path, default=RESULT)
+    parser.add_argument("--n", type=int, default=32, help="side of the grid (default %(default)s)")
+    parser.add_argument("--output", type=Path, default=RESULT, help="result file")
     options = parser.parse_args()
     result = {
         "question": "average least sequence distance of adjacent tokens over the scans of k = 1..4 layers (SUP Fig. 1)",

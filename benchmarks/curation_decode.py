@@ -1,14 +1,14 @@
-"""Does curation cost more than decoding? Examination of every video of a folder (probe, shots, motion, technical, text,
+"""Does curation cost more than decoding? Examining every video of a folder (probe, shots, motion, technical, text,
 hashes, stills) against bare decoding of the same files by PyAV, on the same cores.
 
-python benchmarks/curation_decode.py [FOLDER] [--repeats 3] : prints a table, writes results/curation_decode.json.
+    python benchmarks/curation_decode.py [FOLDER] [--repeats 3]    # prints a table, writes results/curation_decode.json
 
-Three sides take turns, the medians count:
-  bare         one file after another, all threads of the decoder, every frame: what the target is set against
+Three sides take turns; medians are reported:
+  bare         one file after another, all threads of the decoder, every frame: the baseline for the target
   bare_spread  as many files at once as there are cores, one thread each: the most that plain decoding gets out of them
   curation     as many files at once as there are cores, one thread each, all measurements
-Start-up of the workers is not counted. CPU seconds stand beside wall seconds: they say more on a machine that others
-use too (they still grow with load, by shared caches and memory).
+Worker start-up is not counted. CPU seconds are reported next to wall seconds: they are more reliable on a shared
+machine (though they still grow with load, through shared caches and memory).
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ CLIPS = HERE.parents[1] / "shared" / "clips" / "videos"
 
 
 def bare(path: str, threads: int) -> dict:
-    """Frames decoded, as PyAV's examples do it."""
+    """Decode all frames the way PyAV's examples do."""
     import av
 
     before, count = time.process_time(), 0
@@ -47,10 +47,12 @@ def bare(path: str, threads: int) -> dict:
 
 
 def bare_one_thread(path: str) -> dict:
+    """`bare` with one decoder thread."""
     return bare(path, 1)
 
 
 def curation(path: str) -> dict:
+    """Examine one file as curation does; seconds of each stage."""
     from data_prep.measure.examine import STAGES, ExamineConfig, examine
 
     before = time.process_time()
@@ -59,6 +61,7 @@ def curation(path: str) -> dict:
 
 
 def warm(_: int) -> None:
+    """Import everything in a worker before the clock starts."""
     import cv2
 
     import data_prep.measure.examine  # noqa: F401
@@ -68,6 +71,7 @@ def warm(_: int) -> None:
 
 
 def timed(side) -> tuple[float, list[dict]]:
+    """Wall seconds of one turn of a side, and its rows."""
     started = time.perf_counter()
     rows = side()
     return time.perf_counter() - started, rows
@@ -75,14 +79,14 @@ def timed(side) -> tuple[float, list[dict]]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("folder", nargs="?", type=Path, default=CLIPS, help="videos")
-    parser.add_argument("--repeats", type=int, default=3, help="turns of each side")
-    parser.add_argument("--output", type=Path, default=HERE / "results" / "curation_decode.json", help="result")
+    parser.add_argument("folder", nargs="?", type=Path, default=CLIPS, help="folder of videos")
+    parser.add_argument("--repeats", type=int, default=3, help="turns of each side (default %(default)s)")
+    parser.add_argument("--output", type=Path, default=HERE / "results" / "curation_decode.json", help="result file")
     args = parser.parse_args()
     import data_prep.media.probe  # noqa: F401  (quiets FFmpeg for all sides)
 
     files = sorted((str(p) for p in args.folder.iterdir()), key=lambda p: -os.path.getsize(p))
-    for path in files:  # into the page cache, for all
+    for path in files:  # into the page cache, for all sides
         Path(path).read_bytes()
     cores = os.cpu_count() or 1
     wall: dict[str, list[float]] = {"bare": [], "bare_spread": [], "curation": []}
@@ -113,7 +117,7 @@ def main() -> None:
         "repeats": args.repeats,
         "wall_s": {side: round(middle(v), 2) for side, v in wall.items()},
         "cpu_s": {side: round(middle(v), 2) for side, v in cpu.items()},
-        # Of turns that stood next to each other, so that a change of load meets both.
+        # Of adjacent turns, so that a change of load affects both.
         "wall_ratio": round(middle(c / b for c, b in zip(wall["curation"], wall["bare"])), 2),
         "cpu_ratio": round(middle(c / b for c, b in zip(cpu["curation"], cpu["bare"])), 2),
         "wall_ratio_to_spread": round(middle(c / b for c, b in zip(wall["curation"], wall["bare_spread"])), 2),

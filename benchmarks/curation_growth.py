@@ -1,12 +1,12 @@
-"""Does curation grow evenly? 100, 1,000 and 10,000 clips of distinct content: time per clip, and peak memory of the
-driver, of the workers and of their decoding processes.
+"""Does curation scale linearly? 100, 1,000 and 10,000 clips of distinct content: time per clip, and peak memory of the
+driver, the workers and their decoding processes.
 
-python benchmarks/curation_growth.py [--sizes 100 1000 10000] : prints a table and writes results/curation_growth.json.
+    python benchmarks/curation_growth.py [--sizes 100 1000 10000]    # prints rows, writes results/curation_growth.json
 
-The clips are made here, from photographs that installed packages carry: one second of 128x96 each, its own crop, camera
-move and moving object. Time per clip is that of the whole job from the moment on when Ray's workers have started. Time
-per further clip, what those beyond the size before took, leaves out what every run costs once, such as the report.
-Beside it: the time of deciding again with another threshold, which reads stored numbers alone.
+The clips are generated here, from photographs bundled with installed packages: one second of 128x96 each, with its own
+crop, camera move and moving object. Time per clip is that of the whole job once Ray's workers have started. Time per
+further clip counts only those beyond the previous size, which leaves out one-off costs such as the report. Also
+measured: deciding again with another threshold, which reads stored numbers only.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ _photos: list = []
 
 
 def make_clip(task: tuple[str, int]) -> None:
-    """One clip, a function of its number alone."""
+    """Write one clip, a pure function of its number."""
     import av
     import cv2
     import numpy as np
@@ -69,7 +69,7 @@ def make_clip(task: tuple[str, int]) -> None:
 
 
 def make_clips(folder: Path, numbers: range) -> Path:
-    """The clips and their manifest; those that are there already stay."""
+    """Write the clips that do not exist yet and a manifest of all; return the manifest's path."""
     (folder / "clips").mkdir(parents=True, exist_ok=True)
     tasks = [(str(folder / "clips" / f"{i:06d}.mp4"), i) for i in numbers]
     tasks = [task for task in tasks if not os.path.exists(task[0])]
@@ -85,7 +85,7 @@ def make_clips(folder: Path, numbers: range) -> Path:
 
 
 def measure_one(manifest: Path, folder: Path, workers: int) -> dict:
-    """In a process of its own: the curation, and deciding again."""
+    """Curate, then decide again with another threshold. Runs in its own process."""
     from data_prep.curate.job import CurateConfig, curate
     from data_prep.curate.thresholds import FilterConfig
     from data_prep.measure.run import DecodeConfig
@@ -97,7 +97,7 @@ def measure_one(manifest: Path, folder: Path, workers: int) -> dict:
     connect()
     decode = DecodeConfig(workers=workers)
     count = len(manifest.read_text().splitlines()) - 1
-    runs = [run(f"run{i}") for i in range(max(1, min(5, 1000 // count)))]  # short ones vary more
+    runs = [run(f"run{i}") for i in range(max(1, min(5, 1000 // count)))]  # short runs vary more
     summary = sorted(runs, key=lambda s: s.seconds - s.start_s)[len(runs) // 2]
     again = run("run0", filter=FilterConfig(min_technical=3.5), refilter=True)
     return {
@@ -114,7 +114,7 @@ def measure_one(manifest: Path, folder: Path, workers: int) -> dict:
 
 
 def watch(pid: int, peaks: dict[str, float], done: threading.Event) -> None:
-    """Peak MiB of private memory by kind of process."""
+    """Record the peak private memory of each kind of process in `peaks`, in MiB, until `done` is set."""
     import psutil
 
     driver = psutil.Process(pid)
@@ -136,6 +136,7 @@ def watch(pid: int, peaks: dict[str, float], done: threading.Event) -> None:
 
 
 def run_size(size: int, folder: Path, workers: int) -> dict:
+    """Curate `size` clips in a child process while watching its memory."""
     manifest = make_clips(folder, range(size))
     shutil.rmtree(folder / f"run-{size}", ignore_errors=True)
     command = [sys.executable, __file__, "--one", manifest, "--folder", folder / f"run-{size}"]
@@ -153,17 +154,17 @@ def run_size(size: int, folder: Path, workers: int) -> dict:
 
 
 def further(before: dict, after: dict) -> float:
-    """Milliseconds that each clip beyond the size before took."""
+    """Milliseconds for each clip beyond the previous size."""
     whole = [row["ms_per_clip"] * row["clips"] for row in (before, after)]
     return round((whole[1] - whole[0]) / (after["clips"] - before["clips"]), 2)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
-    parser.add_argument("--sizes", type=int, nargs="+", default=[100, 1000, 10000])
-    parser.add_argument("--workers", type=int, default=os.cpu_count())
-    parser.add_argument("--folder", type=Path, help="where clips are made and kept; default: a temporary folder")
-    parser.add_argument("--output", type=Path, default=HERE / "results" / "curation_growth.json")
+    parser.add_argument("--sizes", type=int, nargs="+", default=[100, 1000, 10000], help="numbers of clips")
+    parser.add_argument("--workers", type=int, default=os.cpu_count(), help="decoding workers (default: one per core)")
+    parser.add_argument("--folder", type=Path, help="where clips are generated and kept (default: a temporary folder)")
+    parser.add_argument("--output", type=Path, default=HERE / "results" / "curation_growth.json", help="result file")
     parser.add_argument("--one", type=Path, help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.one:

@@ -7,16 +7,16 @@
 
 Theirs: VideoMotionScoreFilter (mean Farneback flow between frames it seeks to) and VideoSplitBySceneMapper
 (PySceneDetect on every frame), called per sample as their executors call them, in as many processes as there are cores.
-Ours: data_prep.measure.examine, one decode for everything, in as many processes.
+Ours: data_prep.measure.examine, one decode for everything, in the same number of processes.
 
-  theirs_default   both with their defaults: 2 frames a second at full size; found scenes are also written as files
-  theirs_matched   flow at our size (128 pixels on the long side) and rate (2 pairs a second), scenes found, not written
-  ours_matched     motion and shots (with camera and object motion told apart, black, frozen, bars), one still
-  ours_whole       everything curation measures without weights: also technical quality, text, hashes, stills every 2 s
+  theirs_default   both with their defaults: 2 frames a second at full size; detected scenes are also written as files
+  theirs_matched   flow at our size (128 pixels on the long side) and rate (2 pairs a second), scenes only detected
+  ours_matched     motion and shots (camera and object motion separated, black, frozen, bars), one still
+  ours_whole       everything curation measures without weights: adds technical quality, text, hashes, stills every 2 s
 
-Videos on which their motion operator does not end are left out on all sides, and named. Sides take turns; medians
-count. Start-up (imports, workers) is not counted. OpenCV uses one thread per process on both sides, its FFmpeg as many
-as it likes. Prints a table and writes results/data_juicer.json.
+Videos on which their motion operator does not terminate are left out on all sides, and named. Sides take turns;
+medians are reported. Start-up (imports, workers) is not counted. OpenCV uses one thread per process on both sides, its
+FFmpeg as many as it chooses. Prints a table and writes results/data_juicer.json.
 """
 
 from __future__ import annotations
@@ -40,11 +40,12 @@ CLIPS = HERE.parents[1] / "shared" / "clips" / "videos"
 VERSIONS = ("py-data-juicer", "scenedetect", "opencv-python-headless", "numpy")
 
 
-def quiet() -> None:
+def one_thread() -> None:
+    """Limit OpenCV to one thread in this worker."""
     import cv2
 
     cv2.setNumThreads(1)
-    time.sleep(0.5)  # so that every worker gets its turn
+    time.sleep(0.5)  # so that every worker gets one task
 
 
 # Theirs: runs under --python, where this project is not installed.
@@ -80,8 +81,8 @@ def theirs(job: tuple[str, bool]) -> dict:
 
 
 def ends(job: tuple[str, int]) -> bool:
-    """Whether their motion operator gets through a video within so many CPU seconds: it seeks past the end of some WebM
-    files and reads the last picture for ever."""
+    """Whether their motion operator finishes a video within a limit of CPU seconds: it seeks past the end of some WebM
+    files and then reads the last picture forever."""
     path, limit_s = job
 
     def stop(*_):
@@ -99,17 +100,17 @@ def ends(job: tuple[str, int]) -> bool:
 
 
 def their_warm(path: str) -> None:
-    quiet()
+    one_thread()
     theirs((path, True))
 
 
 def serve() -> None:
-    """Answer lines of JSON {files, limit_s} with the files that end, {files, matched} with {wall_s, rows, cpu_s}."""
+    """Answer JSON lines: {files, limit_s} with the files that finish, {files, matched} with {wall_s, rows, cpu_s}."""
     from loguru import logger
 
-    sys.path[:] = [p for p in sys.path if Path(p).resolve() != HERE]  # this file would stand in for their package
+    sys.path[:] = [p for p in sys.path if Path(p).resolve() != HERE]  # this file would shadow their package
     logger.remove()
-    answers, sys.stdout = sys.stdout, sys.stderr  # operators print
+    answers, sys.stdout = sys.stdout, sys.stderr  # their operators print
     versions = {name: metadata.version(name) for name in VERSIONS}
     cores = os.cpu_count() or 1
     print(json.dumps(versions), file=answers, flush=True)
@@ -143,7 +144,7 @@ def our_one(job: tuple[str, bool]) -> dict:
 
 
 def our_warm(path: str) -> None:
-    quiet()
+    one_thread()
     our_one((path, True))
 
 
@@ -154,7 +155,7 @@ def ours(pool, files: list[str], matched: bool) -> dict:
 
 
 def cpu_of_tree(pool) -> float:
-    """CPU seconds of a pool's workers and of the processes that they waited for."""
+    """CPU seconds of a pool's workers and of the child processes they have waited for."""
     return sum(pool.map(own_cpu, range(pool._processes), chunksize=1))
 
 
@@ -166,22 +167,22 @@ def own_cpu(_: int) -> float:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("folder", nargs="?", type=Path, default=CLIPS, help="videos")
-    parser.add_argument("--python", help="the interpreter that has Data-Juicer")
-    parser.add_argument("--repeats", type=int, default=3, help="turns of each side")
-    parser.add_argument("--limit-s", type=int, default=60, help="videos on which theirs takes more CPU are left out")
-    parser.add_argument("--output", type=Path, default=HERE / "results" / "data_juicer.json", help="result")
+    parser.add_argument("folder", nargs="?", type=Path, default=CLIPS, help="folder of videos")
+    parser.add_argument("--python", help="Python interpreter with Data-Juicer installed")
+    parser.add_argument("--repeats", type=int, default=3, help="turns of each side (default %(default)s)")
+    parser.add_argument("--limit-s", type=int, default=60, help="leave out videos on which theirs needs more CPU")
+    parser.add_argument("--output", type=Path, default=HERE / "results" / "data_juicer.json", help="result file")
     parser.add_argument("--serve", action="store_true", help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.serve:
         return serve()
     if not args.python:
-        parser.error("--python is needed: an interpreter with Data-Juicer; see --help for the commands that make one")
+        parser.error("--python: required, an interpreter with Data-Juicer; --help shows how to set one up")
     sys.path.insert(0, str(HERE))
     import machine
 
     files = sorted((str(p.resolve()) for p in args.folder.iterdir()), key=lambda p: -os.path.getsize(p))
-    for path in files:  # into the page cache, for all
+    for path in files:  # into the page cache, for all sides
         Path(path).read_bytes()
     cores = os.cpu_count() or 1
     command = [args.python, __file__, "--serve"]

@@ -3,7 +3,7 @@
     python benchmarks/gpu_latency.py                      # everything: latency, the rows of Table 2, memory, TFLOP/s
     python benchmarks/gpu_latency.py --stages t2v_512p_17s --models lingen_4b --no-variants
 
-Needs torch and triton alone (from the repository's root: PYTHONPATH=. python benchmarks/gpu_latency.py). A step is one
+Needs only torch and triton (from the repository's root: PYTHONPATH=. python benchmarks/gpu_latency.py). A step is one
 evaluation with classifier-free guidance (both halves in one batch of two) and one without; a video is 50 steps. The
 result is written after every measurement, so an interrupted run keeps what it has.
 """
@@ -48,7 +48,7 @@ PAPER_SECONDS = {  # read off the project page's plots: 50 steps on one H100
     "lingen_4b": {"t2v_256p_17s": 26, "t2v_512p_17s": 102, "t2v_512p_34s": 213, "t2v_512p_68s": 427},
     "dit_4b": {"t2v_256p_17s": 29, "t2v_512p_17s": 210, "t2v_512p_34s": 830, "t2v_512p_68s": 4930},
 }
-# The kernel of self-attention; the masked cross-attention falls back to the memory-efficient one.
+# Kernels for self-attention; masked cross-attention falls back to the memory-efficient one.
 EFFICIENT = SDPBackend.EFFICIENT_ATTENTION
 SDPA = {
     "auto": None,
@@ -59,6 +59,7 @@ SDPA = {
 
 
 def build(config: DenoiserConfig, device: torch.device, compiled: bool) -> Denoiser:
+    """A bfloat16 model with random weights, compiled layer by layer if asked."""
     torch._dynamo.reset()
     torch.manual_seed(0)
     with device:
@@ -72,7 +73,7 @@ def build(config: DenoiserConfig, device: torch.device, compiled: bool) -> Denoi
 
 
 def make_inputs(config: DenoiserConfig, latent, device, guided: bool) -> tuple:
-    """Latents, times and text; with guidance a batch of two whose second row has no text."""
+    """Latents, times and text; with guidance, a batch of two whose second row has no text."""
     batch = 2 if guided else 1
     mask = torch.ones(batch, TEXT_TOKENS, dtype=torch.bool, device=device)
     mask[1:] = False
@@ -82,7 +83,7 @@ def make_inputs(config: DenoiserConfig, latent, device, guided: bool) -> tuple:
 
 
 def time_step(model: Denoiser, inputs: tuple, device: torch.device) -> float:
-    """Seconds of one evaluation."""
+    """Seconds for one evaluation."""
     synchronize = torch.cuda.synchronize if device.type == "cuda" else lambda: None
     synchronize()
     start = time.perf_counter()
@@ -93,7 +94,7 @@ def time_step(model: Denoiser, inputs: tuple, device: torch.device) -> float:
 
 
 def measure(config: DenoiserConfig, latent, device, options, guided: bool, sdpa: str = "auto") -> dict:
-    """Median step seconds, seconds of a 50-step video, achieved TFLOP/s and peak memory."""
+    """Median seconds per step, seconds per 50-step video, achieved TFLOP/s and peak memory."""
     cuda = device.type == "cuda"
     if cuda:
         torch.cuda.empty_cache()
@@ -118,7 +119,7 @@ def measure(config: DenoiserConfig, latent, device, options, guided: bool, sdpa:
 
 
 def check_scan(config: DenoiserConfig, tokens: int, device: torch.device) -> dict:
-    """The scan's self-test at this length, and how far 32-bit offsets are at batch 2."""
+    """Run the scan's self-test at this length; report how close batch 2 comes to the 32-bit offset limit."""
     heads = int(config.ssm_expand * config.width) // config.ssm_head_dim
     scan = {"heads": heads, "head_dim": config.ssm_head_dim, "state": config.mamba2_state}
     tested = self_test(length=tokens, backend=config.ssd_backend, dtype=torch.bfloat16, device=device, **scan)
@@ -133,7 +134,7 @@ class Report:
         self.path, self.content = path, header
 
     def add(self, section: str, row: dict, run) -> None:
-        """Run one measurement. A failure (out of memory, a kernel that cannot) is a row of its own, not the end."""
+        """Run one measurement. A failure (out of memory, an unsupported kernel) becomes a row of its own."""
         try:
             row = {**row, **run()}
         except (RuntimeError, NotImplementedError) as error:
@@ -146,17 +147,21 @@ class Report:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--models", nargs="*", default=["lingen_4b", "dit_4b"])
-    parser.add_argument("--stages", nargs="*", default=[s.name for s in STAGES if s.frames > 1])
-    parser.add_argument("--backends", nargs="*", help="scan backends (default: all that import here)")
+    parser.add_argument("--models", nargs="*", default=["lingen_4b", "dit_4b"], help="presets (default %(default)s)")
+    parser.add_argument(
+        "--stages", nargs="*", default=[s.name for s in STAGES if s.frames > 1], help="default: those of videos"
+    )
+    parser.add_argument("--backends", nargs="*", help="scan backends (default: all that can be imported)")
     parser.add_argument("--no-variants", dest="variants", action="store_false", help="leave out the rows of Table 2")
-    parser.add_argument("--no-compile", dest="compile", action="store_false")
-    parser.add_argument("--no-self-test", dest="self_test", action="store_false")
-    parser.add_argument("--steps", type=int, default=10, help="timed steps at most (default %(default)s)")
-    parser.add_argument("--seconds", type=float, default=60.0, help="timed seconds at most (default %(default)s)")
-    parser.add_argument("--device", default="cuda")
-    parser.add_argument("--latent", type=int, nargs=3, help="one latent shape T H W instead of the stages")
-    parser.add_argument("--output", type=Path, default=RESULT)
+    parser.add_argument("--no-compile", dest="compile", action="store_false", help="run eagerly")
+    parser.add_argument("--no-self-test", dest="self_test", action="store_false", help="skip the scan's self-tests")
+    parser.add_argument("--steps", type=int, default=10, help="at most this many timed steps (default %(default)s)")
+    parser.add_argument(
+        "--seconds", type=float, default=60.0, help="at most this many timed seconds (default %(default)s)"
+    )
+    parser.add_argument("--device", default="cuda", help="torch device (default %(default)s)")
+    parser.add_argument("--latent", type=int, nargs=3, help="one latent shape T H W instead of the stages'")
+    parser.add_argument("--output", type=Path, default=RESULT, help="result file")
     options = parser.parse_args()
     device = torch.device(options.device)
     if device.type == "cuda" and not torch.cuda.is_available():
@@ -187,7 +192,7 @@ def main() -> None:
                 config = dataclasses.replace(base, ssd_backend=backend)
                 if mate and options.self_test:
                     report.add("self_tests", {**row, "scan": backend}, partial(check_scan, config, tokens, device))
-                # Self-attention is measured with every SDPA kernel there is, so that its best one is compared.
+                # Self-attention is measured with every available SDPA kernel, so that its best one is compared.
                 for sdpa in SDPA if not mate and device.type == "cuda" else ["auto"]:
                     for guided in (True, False):
                         labels = {"scan": backend if mate else None, "sdpa": sdpa, "guidance": guided}

@@ -1,10 +1,10 @@
-"""Does reading by plan cost anything? Our loader, webdataset and MosaicML streaming on the same latents and cores.
+"""Does reading by batch plan cost anything? Our loader, webdataset and MosaicML streaming, same latents and cores.
 
-Every reader delivers the same batches (float32 latents, padded text and mask) in a process of its own; rounds are
-interleaved and medians taken, since the machine may be shared. Ours reads in random order and proves every checksum;
-webdataset reads in sequence through a shuffle buffer; streaming shuffles and, as it comes, checks nothing.
+Every reader delivers the same batches (float32 latents, padded text and mask) in its own process; rounds are
+interleaved and medians reported, since the machine may be shared. Ours reads in random order and verifies every
+checksum; webdataset reads in sequence through a shuffle buffer; streaming shuffles and, by default, verifies nothing.
 
-    python benchmarks/loader.py --streaming-python VENV/bin/python    # benchmarks/results/loader.json
+    python benchmarks/loader.py --streaming-python VENV/bin/python    # writes benchmarks/results/loader.json
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ SIZES = {  # bucket, samples, samples per shard
     "256p 17 s (1.2 MB)": ("video_192x352_272f", 192, 24),
 }
 BATCH, WIDTH, SECONDS, FAR = 8, 512, 4.0, 1_000_000
-READERS = {  # name -> parallel readers tried; the best counts
+READERS = {  # name -> numbers of parallel readers to try; the best one counts
     "lingen": (1, 2),
     "webdataset": (0, 2),
     "streaming": (0, 2),
@@ -47,7 +47,7 @@ def write_ours(folder: Path, name: str, count: int, per_shard: int) -> None:
 
 
 def write_streaming(folder: Path, ours: Path, name: str) -> None:
-    """The same samples as MosaicML streaming keeps them."""
+    """Write the same samples in MosaicML streaming's format."""
     from safetensors.torch import load
     from streaming import MDSWriter
 
@@ -66,7 +66,7 @@ def write_streaming(folder: Path, ours: Path, name: str) -> None:
 
 
 def collate(pairs):
-    """The batch that training wants, of (latent, text) pairs: what lingen.data.loader makes."""
+    """Collate (latent, text) pairs into the batch that training needs, like lingen.data.loader."""
     latent_BCTHW = torch.empty((len(pairs), *pairs[0][0].shape), dtype=torch.float32)
     longest = max(len(text) for _, text in pairs)
     text_BLD = torch.zeros(len(pairs), longest, WIDTH)
@@ -107,7 +107,7 @@ def read_webdataset(folder: Path, name: str, parallel: int, start: int):
 
     data = torch.utils.data.DataLoader(Pairs(), batch_size=BATCH, num_workers=parallel, collate_fn=collate)
     for step, (latent, _, _) in enumerate(data):
-        if step >= start:  # there is no other way to a step than through the steps before
+        if step >= start:  # the only way to a step is through all the steps before it
             yield latent
 
 
@@ -130,7 +130,7 @@ def read_streaming(folder: Path, name: str, parallel: int, start: int):
 
 
 def measure(folder: Path, reader: str, name: str, parallel: int, start: int, seconds: float) -> None:
-    """In a process of its own: seconds to the first batch, then samples per second, CPU time and memory; printed.
+    """Print seconds to the first batch, then samples per second, CPU time and memory. Runs in its own process.
 
     CPU time per sample is the number to trust on a shared machine.
     """
@@ -140,7 +140,7 @@ def measure(folder: Path, reader: str, name: str, parallel: int, start: int, sec
         "webdataset": ("webdataset",),
         "streaming": ("streaming",),
     }
-    for module in imports[reader]:  # loading the libraries is not what is measured
+    for module in imports[reader]:  # importing the libraries is not measured
         importlib.import_module(module)
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     begin = time.perf_counter()
@@ -151,7 +151,7 @@ def measure(folder: Path, reader: str, name: str, parallel: int, start: int, sec
         next(stream)
     count, clock, cpu, total = 0, time.perf_counter(), _cpu_seconds(), first.double().sum() * 0
     while time.perf_counter() - clock < seconds:
-        total += next(stream).view(-1)[0]  # touch it
+        total += next(stream).view(-1)[0]  # touch the data
         count += BATCH
     rate = count / (time.perf_counter() - clock)
     cpu_ms = 1e3 * (_cpu_seconds() - cpu) / max(1, count)
@@ -159,11 +159,11 @@ def measure(folder: Path, reader: str, name: str, parallel: int, start: int, sec
     memory = own + sum(w.memory_full_info().pss for w in psutil.Process().children(recursive=True)) / 2**20
     found = {"first_s": ready - begin, "samples_per_s": rate, "cpu_ms_per_sample": cpu_ms, "memory_mb": memory}
     print(json.dumps(found), flush=True)
-    os._exit(0)  # worker processes of a stream that is cut off may take long to join
+    os._exit(0)  # worker processes of an abandoned stream can take long to join
 
 
 def _cpu_seconds() -> float:
-    """Of this process, all its threads, and its workers."""
+    """CPU seconds of this process (all threads) and its workers."""
     times = [p.cpu_times() for p in (psutil.Process(), *psutil.Process().children(recursive=True))]
     return sum(t.user + t.system for t in times)
 
@@ -177,7 +177,7 @@ def child(python: str, folder: Path, *arguments) -> dict:
 
 
 def compare(folder: Path, size: str, pythons: dict[str, str], rounds: int) -> dict:
-    """Medians of interleaved rounds, per reader its best parallelism; and the way to step one million."""
+    """Medians of interleaved rounds at each reader's best parallelism, and the time to reach step one million."""
     name, _, _ = SIZES[size]
     runs: dict = {(r, p): [] for r in pythons for p in READERS[r]}
     for _ in range(rounds):
@@ -204,9 +204,9 @@ def compare(folder: Path, size: str, pythons: dict[str, str], rounds: int) -> di
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--streaming-python", help="interpreter that has mosaicml-streaming; left out without")
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--output", type=Path, default=RESULT)
+    parser.add_argument("--streaming-python", help="interpreter with mosaicml-streaming; left out without")
+    parser.add_argument("--rounds", type=int, default=5, help="rounds (default %(default)s)")
+    parser.add_argument("--output", type=Path, default=RESULT, help="result file")
     parser.add_argument("--child", nargs=6, help=argparse.SUPPRESS)
     parser.add_argument("--write-streaming", nargs=3, help=argparse.SUPPRESS)
     args = parser.parse_args()

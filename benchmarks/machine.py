@@ -1,4 +1,4 @@
-"""Where a number was measured: every result names it."""
+"""Describe the machine that produced a number; every result file includes this."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 
 
 def describe() -> dict:
-    """CPU, cores, memory, GPU if any, versions, load average and date, as JSON values."""
+    """Return CPU, cores, memory, GPU (if any), versions, commit, load average and date as JSON values."""
     import torch
 
     cpu = platform.processor() or platform.machine()

@@ -2,9 +2,9 @@
 
     python benchmarks/parts.py --rounds 15
 
-Every round times every variant once, in random order; a variant's cost is the median over rounds of its time over the
-default's time in the same round. Times are CPU seconds of one thread, which a shared machine disturbs least. The
-difference between two scans is a few copies, less than that noise in a whole step, so the scans are also timed alone.
+Every round times every variant once, in random order; a variant's cost is the median over rounds of its time divided by
+the default's time in the same round. Times are CPU seconds of one thread, the measure least affected by a shared
+machine. Two scans differ by a few copies, which is less than the noise of a whole step, so scans are also timed alone.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ PAPER = {  # SUP Table 2: seconds for a 512p 17 s video on one H100
 
 
 def scan_round_trip(scan: str, x: torch.Tensor, review: torch.Tensor) -> None:
-    """What a scan adds to four layers: into sequence order behind the review, and back into a sum, with gradients."""
+    """The work a scan adds to four layers: into sequence order after the review and back into a sum, with gradients."""
     shape = tuple(x.shape[1:4])
     for layer, order in enumerate(scan_orders(scan, shape, (1, 1, review.shape[1]), x.device)):
         index_N, inverse_N, _ = order or (None, None, None)
@@ -62,7 +62,7 @@ def scan_round_trip(scan: str, x: torch.Tensor, review: torch.Tensor) -> None:
 
 
 def compare(runs: dict, rounds: int, label: str) -> dict[str, list[float]]:
-    """CPU seconds of every run in every round, in random order; a round before the first only warms up."""
+    """CPU seconds of every run in every round, in random order, after one warm-up round."""
     seconds: dict[str, list[float]] = {name: [] for name in runs}
     for round_ in range(-1, rounds):
         for name in random.sample(list(runs), len(runs)):
@@ -75,15 +75,15 @@ def compare(runs: dict, rounds: int, label: str) -> dict[str, list[float]]:
 
 
 def relative(seconds: dict[str, list[float]], base: str) -> dict[str, float]:
-    """Median over rounds of each run's time over the base's in the same round."""
+    """Median over rounds of each run's time divided by the base's in the same round."""
     return {n: round(statistics.median(a / b for a, b in zip(v, seconds[base])), 4) for n, v in seconds.items()}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=15)
+    parser.add_argument("--rounds", type=int, default=15, help="rounds (default %(default)s)")
     parser.add_argument("--frames", type=int, default=16, help="x 24 x 24 tokens")
-    parser.add_argument("--output", type=Path, default=RESULT)
+    parser.add_argument("--output", type=Path, default=RESULT, help="result file")
     options = parser.parse_args()
     if not ALLOCATOR.items() <= os.environ.items():  # read by the C library at start only
         os.execve(sys.executable, [sys.executable, *sys.argv], {**os.environ, **ALLOCATOR})

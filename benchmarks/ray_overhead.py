@@ -2,10 +2,10 @@
 
     python benchmarks/ray_overhead.py --rounds 5
 
-Both train the same stage on the same random latents with as many workers (--workers: several numbers, one after the
-other). Rounds are interleaved and their order is random; the cost is the median over rounds of the ratio of the two's
-steady step: the median wall time from one report to the next, so reports and tracking count. The time until the first
-report is start-up and stands apart. Where every core has a worker, Ray's own processes take their time from them.
+Both train the same stage on the same random latents with the same number of workers (--workers: one or several numbers,
+one after the other). Rounds are interleaved in random order; the cost is the median over rounds of the ratio of their
+steady steps: the median wall time from one report to the next, so reports and tracking count. The time until the first
+report is start-up and is listed separately. If every core has a worker, Ray's own processes compete with them.
 """
 
 from __future__ import annotations
@@ -33,11 +33,11 @@ ROOT = Path(__file__).parents[1]
 RESULT = ROOT / "benchmarks" / "results" / "ray_overhead.json"
 ENVIRONMENT = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE"}
 STAGE, BUCKET = "demo_t2v_64p_1s", "video_64x64_16f"
-SKIP = 2  # reports at the start: the first steps allocate
+SKIP = 2  # skip the first reports: the first steps allocate memory
 
 
 def fit_settings(options) -> dict:
-    """Settings of the stage, the same for both."""
+    """Settings of the stage, the same on both sides."""
     changes = {"steps": options.steps, "log_every": options.log_every, "image_ratio": "0", "batch_size": 8}
     changes |= {"checkpoint_every": options.steps, "sample_every": 0, "warmup": 10}
     changes |= {"held_out": 0, "validate_every": 0}
@@ -45,7 +45,7 @@ def fit_settings(options) -> dict:
 
 
 def bare(shards: Path, output: Path, workers: int, options) -> list[str]:
-    """lingen.train, as torchrun starts it: torch and lingen/ alone."""
+    """Command line of lingen.train as started by torchrun: only torch and lingen/."""
     fit = to_plain(find_stage(STAGE)[1].fit) | fit_settings(options)
     settings = [f"{name}={value}" for name, value in fit.items() if not isinstance(value, dict)]
     with socket.socket() as s:
@@ -56,7 +56,7 @@ def bare(shards: Path, output: Path, workers: int, options) -> list[str]:
 
 
 def under_ray(shards: Path, output: Path, workers: int, options) -> list[str]:
-    """jobs/train.py with its tracking store beside the output."""
+    """Command line of jobs/train.py, with its tracking store next to the output."""
     command = ["jobs/train.py", "--stage", STAGE, "--shards", str(shards), "--output", str(output)]
     command += ["--workers.count", str(workers), "--workers.threads", "1", "--sampler.steps", "1"]
     for name, value in fit_settings(options).items():
@@ -84,7 +84,7 @@ def run(kind: str, shards: Path, folder: Path, workers: int, options) -> dict:
 
 
 def compare(shards: Path, workers: int, options) -> dict:
-    """Interleaved rounds of both with so many workers."""
+    """Interleaved rounds of both sides with `workers` workers."""
     runs: dict[str, list[dict]] = {kind: [] for kind in KINDS}
     for round_ in range(options.rounds):
         for kind in random.sample(list(KINDS), len(KINDS)):
@@ -103,14 +103,14 @@ def compare(shards: Path, workers: int, options) -> dict:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--steps", type=int, default=120)
-    parser.add_argument("--log-every", type=int, default=10)
-    parser.add_argument("--workers", type=int, nargs="+", default=[1, 2])
-    parser.add_argument("--output", type=Path, default=RESULT)
+    parser.add_argument("--rounds", type=int, default=5, help="rounds (default %(default)s)")
+    parser.add_argument("--steps", type=int, default=120, help="steps per run (default %(default)s)")
+    parser.add_argument("--log-every", type=int, default=10, help="steps between reports (default %(default)s)")
+    parser.add_argument("--workers", type=int, nargs="+", default=[1, 2], help="workers (default %(default)s)")
+    parser.add_argument("--output", type=Path, default=RESULT, help="result file")
     options = parser.parse_args()
     if options.steps // options.log_every < SKIP + 3:
-        sys.exit(f"error: --steps: at least {options.log_every * (SKIP + 3)}, for enough reports")
+        sys.exit(f"error: --steps: use at least {options.log_every * (SKIP + 3)}, to get enough reports")
     machine = describe()
     with tempfile.TemporaryDirectory() as folder:
         shards = write_random_encoding(Path(folder, "latents"), {BUCKET: 64})

@@ -1,10 +1,10 @@
 """How do LinGen and DiT scale with the number of tokens? CPU, equal width, depth and feed-forward network.
 
-    python benchmarks/scaling.py            # measures 1k to 64k tokens, about half an hour
+    python benchmarks/scaling.py            # measures 1k to 64k tokens; about half an hour
     python benchmarks/scaling.py --plot     # draws docs/scaling.svg from the committed result
 
 Each point is one forward pass in a fresh process: CPU seconds of one thread (robust on a shared machine, unlike wall
-time), and the growth of the process's peak memory during the pass. Models alternate, so drift hits both alike.
+time), and the growth of the process's peak memory during the pass. Models alternate, so drift affects both equally.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ RESULT = Path(__file__).parent / "results" / "scaling_cpu.json"
 PLOT = Path(__file__).parents[1] / "docs" / "scaling.svg"
 FRAMES = (1, 2, 4, 8, 16, 32, 64)  # x 32 x 32 tokens: 1,024 to 65,536
 MODELS = ("lingen", "dit")
-# Keep freed memory: by default glibc maps tensors above 32 MiB anew each time, and the kernel's zeroing of their pages
-# (a third of LinGen's time at 64k tokens) would be measured instead of the model.
+# Keep freed memory: by default glibc maps tensors above 32 MiB anew each time, and zeroing their pages in the kernel
+# (a third of LinGen's time at 64k tokens) would be measured along with the model.
 ALLOCATOR = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(10**11)}
 REPEATS = {"forward": {1: 5, 2: 5, 4: 5, 8: 3, 16: 3, 32: 2, 64: 2}, "train": {1: 3, 2: 3, 4: 3, 8: 2, 16: 2}}
 
@@ -38,7 +38,7 @@ def config(model: str):
 
 
 def measure(model: str, frames: int, mode: str) -> dict:
-    """Runs in a process of its own."""
+    """Measure one pass. Runs in its own process."""
     import torch
 
     from lingen.model.denoiser import Denoiser
@@ -55,7 +55,7 @@ def measure(model: str, frames: int, mode: str) -> dict:
             if mode == "train":
                 y.square().mean().backward()
 
-    run(latents[:, :, :1, :8, :8])  # loads kernels, at a size that leaves the peak alone
+    run(latents[:, :, :1, :8, :8])  # loads kernels, at a size that does not raise the peak
     before = peak_kib()
     cpu, wall = time.process_time(), time.perf_counter()
     run(latents)
@@ -64,7 +64,7 @@ def measure(model: str, frames: int, mode: str) -> dict:
 
 
 def peak_kib() -> int:
-    """This process's peak resident memory (getrusage's would include that of the process it was forked from)."""
+    """Peak resident memory of this process (getrusage would include that of the process it was forked from)."""
     status = Path("/proc/self/status").read_text()
     return int(status.split("VmHWM:")[1].split()[0])
 
@@ -77,14 +77,14 @@ def measure_in_process(model: str, frames: int, mode: str) -> dict:
 
 
 def slope(points: list[tuple[float, float]]) -> float:
-    """Least squares in log-log."""
+    """Slope of the least-squares line in log-log space."""
     xs, ys = zip(*((math.log(n), math.log(v)) for n, v in points))
     mx, my = statistics.mean(xs), statistics.mean(ys)
     return sum((x - mx) * (y - my) for x, y in zip(xs, ys)) / sum((x - mx) ** 2 for x in xs)
 
 
 def crossover(rows: list[dict]) -> float | None:
-    """Tokens from which LinGen is faster, interpolated in log-log; None when it always or never is."""
+    """Tokens from which LinGen is faster, interpolated in log-log space; None if it always or never is."""
     gaps = [(math.log(r["tokens"]), math.log(r["dit"]["cpu_seconds"] / r["lingen"]["cpu_seconds"])) for r in rows]
     for (x0, g0), (x1, g1) in pairwise(gaps):
         if g0 < 0 <= g1:
@@ -116,9 +116,9 @@ def summarise(samples: dict, mode: str) -> dict:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--plot", action="store_true", help="only draw the committed result")
+    parser.add_argument("--plot", action="store_true", help="only draw the stored result")
     parser.add_argument("--one", nargs=3, metavar=("MODEL", "FRAMES", "MODE"), help=argparse.SUPPRESS)
-    parser.add_argument("--output", type=Path, default=RESULT)
+    parser.add_argument("--output", type=Path, default=RESULT, help="result file")
     options = parser.parse_args()
     if options.one:
         model, frames, mode = options.one

@@ -1,13 +1,13 @@
-"""Where does a training step go? The real loop (lingen.train.stage.fit), each part of its steps timed; and its MFU.
+"""Where does a training step go? The real loop (lingen.train.stage.fit), every part of a step timed; and its MFU.
 
     python benchmarks/step_split.py            # on a CPU: the demo's video stage in miniature
     python benchmarks/step_split.py --gpu      # on a GPU: lingen_4b-shaped layers, 512p 17 s, as many as fit
 
-Needs torch, numpy, safetensors, pyarrow and open_clip alone (from the repository's root: PYTHONPATH=. python ...).
+Needs only torch, numpy, safetensors, pyarrow and open_clip (from the repository's root: PYTHONPATH=. python ...).
 The parts follow each other without a gap, so they add up to the whole. `prepare` is noise, times, and the copy to the
-device; `optimizer` has clipping, the guard and the averaged weights; writing a checkpoint goes on beside the steps, so
-`checkpoint` is what training waits for. MFU counts the paper's operations (lingen.flops), times three for training
-(recomputed activations are not counted), over the GPU's dense bfloat16 peak.
+device; `optimizer` includes clipping, the guard and the averaged weights; checkpoints are written in the background, so
+`checkpoint` is only the time training waits for them. MFU counts the paper's operations (lingen.flops), times three for
+training (recomputed activations are not counted), over the GPU's dense bfloat16 peak.
 """
 
 from __future__ import annotations
@@ -46,9 +46,9 @@ CHECKPOINT_EVERY = 50  # as in the demo; the paper's stages save every 500 steps
 
 
 class Stopwatch(Observer):
-    """Seconds of each part of each step between the warm-up and the last. Asks the GPU to finish at every lap.
+    """Seconds of each part of each step between the warm-up and the last. Synchronizes the GPU at every lap.
 
-    The last step, which waits for its checkpoint and draws samples, comes once in weeks of training.
+    The last step, which waits for its checkpoint and draws samples, is excluded: it occurs once in weeks of training.
     """
 
     def __init__(self, warmup: int, steps: int):
@@ -70,14 +70,14 @@ class Stopwatch(Observer):
             self._parts.clear()
 
     def split(self) -> dict[str, float]:
-        """Percent of the time, by part."""
+        """Percent of the total time, by part."""
         total = sum(sum(step.values()) for step in self.steps)
         parts = {part: sum(step.get(part, 0.0) for step in self.steps) for part in self.steps[0]}
         return {part: round(100 * seconds / total, 3) for part, seconds in parts.items()}
 
 
 def measure(config: FitConfig, architecture: DenoiserConfig, bucket: str, samples: int, warmup: int) -> dict:
-    """Train on random latents of one bucket; the split in percent, and the median step."""
+    """Train on random latents of one bucket; return the split in percent and the median step."""
     with tempfile.TemporaryDirectory() as folder:
         encoders = [(f"random {i}", str(i), dim) for i, dim in enumerate(architecture.text_dims)]
         shards = ShardIndex.open(write_random_latents(Path(folder, "latents"), {bucket: samples}, encoders=encoders))
@@ -96,7 +96,7 @@ def measure(config: FitConfig, architecture: DenoiserConfig, bucket: str, sample
 
 
 def on_cpu(options) -> dict:
-    """The demo's model on videos of its size; reports and saves at least as often as real runs do."""
+    """The demo's model on videos of the demo's size; reports and saves at least as often as real runs."""
     config = FitConfig(
         steps=options.warmup + options.steps + 1,
         batch_size=8,
@@ -111,7 +111,7 @@ def on_cpu(options) -> dict:
 
 
 def on_gpu(options) -> dict:
-    """lingen_4b's layers, as many as fit: batch 1, bfloat16, compiled, activations recomputed."""
+    """As many of lingen_4b's layers as fit: batch 1, bfloat16, compiled, activations recomputed."""
     stage = next(s for s in STAGES if s.name == options.stage)
     bucket = Bucket("video", stage.height, stage.width, stage.frames)
     peak = peak_flops(torch.cuda.get_device_name())
@@ -123,7 +123,7 @@ def on_gpu(options) -> dict:
         precision="bfloat16",
         compile=options.compile,
         activation_checkpointing=True,
-        checkpoint_every=10**9,  # the split's checkpoint stall is the CPU run's question
+        checkpoint_every=10**9,  # the checkpoint stall is measured in the CPU run
         log_every=10,
     )
     base = PRESETS["lingen_4b"]
@@ -137,7 +137,7 @@ def on_gpu(options) -> dict:
             print(f"{depth} layers do not fit", flush=True)
         torch.cuda.empty_cache()
     else:
-        sys.exit("error: not one group of layers fits this GPU")
+        sys.exit("error: not even one group of layers fits on this GPU")
     achieved = options.batch * training_flops(architecture, stage.latent_shape) / result["step_seconds"]
     return {
         "model": f"lingen_4b with {depth} of {base.depth} layers",
@@ -154,14 +154,14 @@ def on_gpu(options) -> dict:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--gpu", action="store_true", help="MFU of large layers instead of the split at tiny size")
+    parser.add_argument("--gpu", action="store_true", help="MFU of large layers instead of the split at toy size")
     parser.add_argument("--stage", default="t2v_512p_17s", choices=[s.name for s in STAGES if s.frames > 1])
     parser.add_argument("--depth", type=int, default=32, help="layers to try first on a GPU (default %(default)s)")
-    parser.add_argument("--batch", type=int, default=1, help="samples of a step on a GPU (default %(default)s)")
+    parser.add_argument("--batch", type=int, default=1, help="samples per step on a GPU (default %(default)s)")
     parser.add_argument("--steps", type=int, default=100, help="timed steps (default %(default)s)")
-    parser.add_argument("--warmup", type=int, default=5, help="steps before them (default %(default)s)")
-    parser.add_argument("--no-compile", dest="compile", action="store_false")
-    parser.add_argument("--output", type=Path)
+    parser.add_argument("--warmup", type=int, default=5, help="untimed steps before them (default %(default)s)")
+    parser.add_argument("--no-compile", dest="compile", action="store_false", help="run eagerly")
+    parser.add_argument("--output", type=Path, help="result file")
     options = parser.parse_args()
     if options.gpu and not torch.cuda.is_available():
         sys.exit("error: --gpu: no CUDA device here; run this on a machine with a GPU")

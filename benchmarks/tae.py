@@ -3,9 +3,9 @@
     python benchmarks/tae.py                      # tae_tiny on the CPU: 2 to 68 s at 256p, 68 s of 512p; a few minutes
     python benchmarks/tae.py --device cuda --presets tae_tiny tae_paper --output benchmarks/results/tae_cuda.json
 
-Each point encodes and decodes one video in a fresh process, from a generator of frames, as jobs/encode.py does, into
-nothing: no more than a piece of the video is ever there. Peak memory is what the process (or the GPU) holds beyond the
-loaded model. Weights are random: the cost does not depend on them.
+Each point encodes and decodes one video in a fresh process, from a generator of frames, as jobs/encode.py does, and
+discards the output: no more than a piece of the video is ever in memory. Peak memory is what the process (or the GPU)
+uses beyond the loaded model. Weights are random: the cost does not depend on them.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ FPS = 16
 SIZES = {"64p": (48, 80), "256p": (192, 352), "512p": (384, 704)}
 POINTS = [("256p", 2), ("256p", 8), ("256p", 34), ("256p", 68), ("512p", 2), ("512p", 68)]
 PAPER_POINTS = [("256p", 0.5), ("256p", 1)]  # on a CPU: a minute of it would take hours
-# Freed memory goes back at once, so that the peak is the tensors' and not the allocator's.
+# Return freed memory at once, so that the peak is that of the tensors and not of the allocator.
 ALLOCATOR = {"MALLOC_MMAP_THRESHOLD_": str(2**20), "MALLOC_TRIM_THRESHOLD_": str(2**20)}
 
 
 def measure(preset: str, size: str, seconds: float, device: str, threads: int) -> dict:
-    """Runs in a process of its own."""
+    """Encode and decode one video. Runs in its own process."""
     import torch
 
     from lingen.tae.config import TAE_PRESETS
@@ -76,24 +76,26 @@ def measure(preset: str, size: str, seconds: float, device: str, threads: int) -
 
 
 def start_of_peak(device: str) -> int:
-    """Bytes in use now; the peak is counted anew from here."""
+    """Bytes in use now; resets the peak."""
     import torch
 
     if device == "cuda":
         torch.cuda.synchronize()
         torch.cuda.reset_peak_memory_stats()
         return torch.cuda.memory_allocated()
-    Path("/proc/self/clear_refs").write_text("5")  # sets VmHWM back to what is resident
+    Path("/proc/self/clear_refs").write_text("5")  # resets VmHWM to what is resident
     return status("VmRSS")
 
 
 def peak(device: str) -> int:
+    """Peak bytes since `start_of_peak`."""
     import torch
 
     return torch.cuda.max_memory_allocated() if device == "cuda" else status("VmHWM")
 
 
 def status(field: str) -> int:
+    """A field of /proc/self/status, in bytes."""
     return 1024 * int(Path("/proc/self/status").read_text().split(field + ":")[1].split()[0])
 
 
@@ -106,9 +108,9 @@ def measure_in_process(*point) -> dict:
 
 
 def growth(points: list[dict]) -> dict:
-    """Longest against shortest video of one preset and size: cost per second, and peak memory.
+    """Ratio of longest to shortest video of one preset and size: cost per second, and peak memory.
 
-    Videos of under 8 s do not fill what the TAE keeps between pieces, so they are left out where there are longer ones.
+    Videos under 8 s do not fill the state kept between pieces, so they are left out if there are longer ones.
     """
     points = [p for p in points if p["seconds"] >= 8] or points
     first, last = min(points, key=lambda p: p["seconds"]), max(points, key=lambda p: p["seconds"])
@@ -127,11 +129,11 @@ def rounded(value):
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--presets", nargs="+", default=["tae_tiny", "tae_paper"])
-    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    parser.add_argument("--presets", nargs="+", default=["tae_tiny", "tae_paper"], help="sizes of the TAE")
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="default %(default)s")
     parser.add_argument("--threads", type=int, default=1, help="torch threads on the CPU")
-    parser.add_argument("--points", nargs="+", metavar="SIZE:SECONDS", help="such as 256p:2; default: see the script")
-    parser.add_argument("--output", type=Path, default=RESULT)
+    parser.add_argument("--points", nargs="+", metavar="SIZE:SECONDS", help="such as 256p:2 (default: see the script)")
+    parser.add_argument("--output", type=Path, default=RESULT, help="result file")
     parser.add_argument("--one", nargs=5, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.one:

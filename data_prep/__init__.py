@@ -2,6 +2,6 @@
 
 import os
 
-# Arrow's own allocator keeps what it once had: deciding over 10,000 clips takes 220 MiB with it, 125 without. It is
-# chosen when pyarrow is imported, so here; Ray's workers inherit it.
+# Arrow's own allocator does not return freed memory: deciding over 10,000 clips takes 220 MiB with it, 125 without. It
+# is chosen when pyarrow is imported, so set it here; Ray's workers inherit it.
 os.environ.setdefault("ARROW_DEFAULT_MEMORY_POOL", "system")

@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import logging
 import os
 from collections.abc import Iterator
 
-# Ray replaces 127.0.0.1 by the machine's address, except on systems where it supports no clusters: it shall behave so.
+# Ray replaces 127.0.0.1 by the machine's address, except on systems where it supports no clusters: act as on those.
 LOOPBACK = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
 
 
 def connect() -> None:
     """Join the cluster that RAY_ADDRESS names (as under `ray job submit`), or start a local one, without dashboard.
 
-    Ray's own log lines and progress bars are switched off: jobs print theirs, one line every 30 s (lingen.io.progress).
-    The local one's servers listen on 127.0.0.1 alone.
+    Ray's own log lines and progress bars are off: jobs print their own, one line every 30 s (lingen.io.progress). The
+    servers of a local cluster listen on 127.0.0.1 only.
     """
     import ray
 
@@ -23,23 +24,23 @@ def connect() -> None:
         return
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # errors reach us as exceptions
     os.environ.setdefault("RAY_TRAIN_V2_ENABLED", "1")
-    quiet = {"log_to_driver": False, "logging_level": logging.ERROR}
+    init = functools.partial(ray.init, log_to_driver=False, logging_level=logging.ERROR)
     if os.environ.get("RAY_ADDRESS"):
         with _no_stderr():
-            ray.init(**quiet)
+            init()
     else:
-        # A waiting OpenMP thread spins by default: beside any other busy process that makes steps three times as long.
+        # A waiting OpenMP thread spins by default: with any other busy process that makes steps three times as long.
         os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
         os.environ.setdefault("RAY_AUTH_MODE", "disabled")  # or the first start writes a token into the home folder
         with _no_stderr(), _loopback():
-            ray.init(address="local", include_dashboard=False, **quiet)
+            init(address="local", include_dashboard=False)
 
 
 @contextlib.contextmanager
 def shared_cluster() -> Iterator[dict[str, str]]:
     """Environment variables that point child jobs at one shared cluster; a cluster started here ends with the block.
 
-    Without it every job starts and ends Ray itself, which takes longer than some jobs do.
+    Without it every job starts and stops Ray itself, which takes longer than some jobs.
     """
     import ray
 
@@ -56,11 +57,11 @@ def shared_cluster() -> Iterator[dict[str, str]]:
 
 
 def quiet_ray() -> None:
-    """Quiet Ray Data. Call it for every dataset: each one sets Ray's log levels again."""
+    """Silence Ray Data's logs and progress bars. Call it for every dataset: each one resets Ray's log levels."""
     import ray
 
     context = ray.data.DataContext.get_current()
-    context.enable_progress_bars = False  # one line every 30 s is ours (lingen/io/progress.py)
+    context.enable_progress_bars = False  # ours is one line every 30 s (lingen/io/progress.py)
     context.print_on_execution_start = False
     for name in ("ray", "ray.data"):
         logging.getLogger(name).setLevel(logging.ERROR)
@@ -81,12 +82,12 @@ def _no_stderr() -> Iterator[None]:
 
 @contextlib.contextmanager
 def _loopback() -> Iterator[None]:
-    """A cluster that starts inside the block, and drivers that join it, know themselves as 127.0.0.1."""
+    """Make a cluster that starts inside the block, and drivers that join it, use 127.0.0.1."""
     from ray._private import ray_constants
 
     before, constant = {name: os.environ.get(name) for name in LOOPBACK}, ray_constants.ENABLE_RAY_CLUSTER
     os.environ |= LOOPBACK  # for Ray's processes
-    ray_constants.ENABLE_RAY_CLUSTER = False  # for this one, which has read it already
+    ray_constants.ENABLE_RAY_CLUSTER = False  # for this process, which has read it already
     try:
         yield
     finally:

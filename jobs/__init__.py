@@ -1,1 +1,1 @@
-"""What people launch: one file a job, each a dataclass config (tyro), one call below and an exit code."""
+"""The command-line jobs, one file each: a dataclass config (tyro), one call into the rooms below and an exit code."""

@@ -3,19 +3,23 @@
 import dataclasses
 from pathlib import Path
 
-from data_prep.curate.job import CurateConfig, curate, plan, what_if
-from lingen.io.manifest import read_manifest
+from data_prep.curate.config import CurateConfig
+from data_prep.curate.job import curate, estimate_run, what_if
+from lingen.io.manifest import require_manifest
 from pipelines import cli
 from pipelines.tracking import dataset, flatten, log_outcome
 
 
 def run(config: CurateConfig) -> None:
-    if config.plan:
-        print_plan(config)
+    """Estimate, try other thresholds, or curate, as the flags say."""
+    if config.estimate:
+        print_estimate(config)
     elif config.what_if:
         choices = [(c.rule, c.threshold, "<" if c.configured else "", c.clips, c.hours) for c in what_if(config)]
         print(cli.table(choices, header=("threshold", "value", "now", "clips", "hours")))
-        print("\nclips that pass all thresholds, with one of them changed; captions and doubles are decided after that")
+        print(
+            "\nclips that pass all thresholds, with one of them changed; captions and near-duplicates are decided later"
+        )
     else:
         summary = curate(config)
         print(cli.table(summary.rows(), header=("curation", "")))
@@ -24,12 +28,12 @@ def run(config: CurateConfig) -> None:
         report = config.output / "report.html"
         params = {"input": config.input, "filter": dataclasses.asdict(config.filter)}
         log_outcome(config.output, "lingen-curate", flatten(params), numbers, [report], datasets(config, numbers))
-        print(f"\nclips: {config.output}/clips.parquet   every decision: ledger.parquet   to look at: report.html")
+        print(f"\nclips: {config.output}/clips.parquet   all decisions: ledger.parquet   report: report.html")
 
 
 def datasets(config: CurateConfig, numbers: dict[str, float]) -> list[dict]:
-    """What went in and what came out, by the digests that the output's manifest has."""
-    done = read_manifest(config.output)
+    """Describe the data sets that went in and came out, by the digests in the output's manifest."""
+    done = require_manifest(config.output, "curate", "--output")
     clips = (config.output / "clips.parquet").resolve()
     kept = {"clips": numbers["kept"], "hours": numbers["hours_kept"]}
     return [
@@ -38,8 +42,9 @@ def datasets(config: CurateConfig, numbers: dict[str, float]) -> list[dict]:
     ]
 
 
-def print_plan(config: CurateConfig) -> None:
-    found = plan(config)
+def print_estimate(config: CurateConfig) -> None:
+    """Print how long the whole run will take."""
+    found = estimate_run(config)
     print(cli.table(found.rows(), header=("stage", "s per file", "share")))
     print(
         f"\n{found.sampled} files measured ({found.failed} unusable, {found.video_hours:.2f} h of video, "

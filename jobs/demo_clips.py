@@ -1,4 +1,4 @@
-"""Make the demo's clips from photographs that installed packages carry: python jobs/demo_clips.py --output DIR"""
+"""Make the demo's clips from photographs in installed packages: python jobs/demo_clips.py --output DIR"""
 
 import dataclasses
 from pathlib import Path
@@ -10,14 +10,14 @@ from pipelines import cli
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class DemoClipsConfig:
-    """Make small clips (camera moves, moving objects) with a manifest, and some that a curation must drop."""
+    """Make small clips (camera moves, moving objects) with a manifest, including some that curation must drop."""
 
     output: Path
-    """folder for the clips"""
+    """Folder for the clips."""
     videos: int = 32
-    """good videos to make"""
+    """Good videos to make."""
     seed: int = 0
-    """of lengths and noise"""
+    """Seed of lengths and noise."""
 
 
 def run(config: DemoClipsConfig) -> None:

@@ -1,6 +1,7 @@
-"""Encode curated clips: latents and text embeddings in shards that plain webdataset reads."""
+"""Encode curated clips: python jobs/encode.py --curated DIR --tae DIR --output DIR"""
 
-from data_prep.encode.job import EncodeConfig, encode
+from data_prep.encode.config import EncodeConfig
+from data_prep.encode.job import encode
 from pipelines.cli import main, table
 from pipelines.tracking import flatten, log_outcome
 

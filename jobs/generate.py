@@ -6,8 +6,8 @@ from pipelines import cli
 
 def run(config: GenerateConfig) -> None:
     made = generate(config)
-    what = f"{made.frames} frames of {made.height}x{made.width} at {made.fps:g} fps"
-    print(f'{made.path}: "{made.prompt}"\n{what}, prompt read by {made.text_encoder}')
+    size = f"{made.frames} frames of {made.height}x{made.width} at {made.fps:g} fps"
+    print(f'{made.path}: "{made.prompt}"\n{size}, prompt encoded by {made.text_encoder}')
 
 
 if __name__ == "__main__":

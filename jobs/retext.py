@@ -1,4 +1,4 @@
-"""Give encoded shards other text encoders; the latents stay as they are."""
+"""Embed captions with other text encoders: python jobs/retext.py --shards DIR --text ENCODER ... --output DIR"""
 
 from data_prep.encode.retext import RetextConfig, retext
 from pipelines.cli import main

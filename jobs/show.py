@@ -1,35 +1,42 @@
-"""Look into encoded data: python jobs/show.py FOLDER|SHARD|INDEX|KEY [--decode DIR]."""
+"""Show encoded data: python jobs/show.py FOLDER|SHARD|INDEX|KEY [--decode DIR]"""
+
+from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
 from pipelines.cli import main
 
+if TYPE_CHECKING:
+    from data_prep.encode.show import LatentSample
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ShowConfig:
-    """Print what is in an encoded folder, a shard (.tar), a bucket's index.parquet, or behind a sample's key."""
+    """Describe an encoded folder, a shard (.tar), a bucket's index.parquet, or the sample with a key."""
 
     target: Annotated[str, tyro.conf.Positional]
     """Folder, tar, index.parquet, or the key of a sample (with --shards)."""
     shards: Path | None = None
-    """Encoded folder in which a key is looked up."""
+    """Encoded folder in which to look up a key."""
     decode: Path | None = None
-    """Folder for the decoded samples: an mp4 (videos) and a contact sheet (PNG) each."""
+    """Folder for decoded samples: an mp4 (videos only) and a contact sheet (PNG) each."""
     tae: Path | None = None
-    """TAE checkpoint to decode with; the copy in the encoded folder by default."""
+    """TAE checkpoint to decode with; default: the copy in the encoded folder."""
     samples: int = 1
-    """How many samples of a shard or index to decode."""
+    """Samples of a shard or index to decode."""
     limit: int = 10
-    """How many rows to print."""
+    """Rows to print."""
 
 
 def run(config: ShowConfig) -> None:
     from data_prep.encode import show
-    from lingen.data.shard_index import INDEX, ShardIndex
+    from lingen.data.index_file import INDEX
+    from lingen.data.shard_index import ShardIndex
 
     path = Path(config.target)
     if path.is_dir() and (path / INDEX).is_file():
@@ -41,25 +48,25 @@ def run(config: ShowConfig) -> None:
         return
     if path.is_file():
         _print(show.show_index(path, config.limit) if path.name == INDEX else show.show_shard(path, config.limit))
-        root = path.absolute().parents[2]
-        samples = show.samples_of(path, config.samples) if config.decode else []
+        folder = path.absolute().parent.parent.parent  # FOLDER/latents/BUCKET/000000.tar
+        samples = show.first_samples(path, config.samples) if config.decode else []
     else:
         if config.shards is None:
-            raise ValueError(f"{config.target} is no file or folder; for a sample's key say where with --shards")
+            raise ValueError(f"{config.target} is not a file or folder; to look up a sample's key, give --shards")
         bucket, row = show.find_key(ShardIndex.open(config.shards), config.target)
         _print(show.show_sample(bucket, row))
-        root = config.shards
-        samples = [show.sample_of(bucket, row)] if config.decode else []
-    if samples:
-        _decode(samples, config.tae or Path(root, "tae"), config.decode)
+        folder = config.shards
+        samples = [show.read_sample(bucket, row)] if config.decode else []
+    if samples and config.decode:
+        _decode(samples, config.tae or folder / "tae", config.decode)
 
 
-def _print(lines) -> None:
+def _print(lines: Iterable[str]) -> None:
     for line in lines:
         print(line)
 
 
-def _decode(samples, tae_folder: Path, output: Path) -> None:
+def _decode(samples: list[LatentSample], tae_folder: Path, output: Path) -> None:
     """Write each sample as mp4 (videos only) and contact sheet."""
     from PIL import Image
 
@@ -70,11 +77,12 @@ def _decode(samples, tae_folder: Path, output: Path) -> None:
     tae = load_tae(tae_folder)
     output.mkdir(parents=True, exist_ok=True)
     for sample in samples:
-        frames_THW3 = decode_sample(sample, tae)
+        frames_NHW3 = decode_sample(sample, tae)
         if sample.bucket.media == "video":
-            print(write_mp4(output / f"{sample.key}.mp4", frames_THW3, sample.metadata["fps"]))
-        Image.fromarray(contact_sheet(frames_THW3)).save(output / f"{sample.key}.png")
-        print(output / f"{sample.key}.png")
+            print(write_mp4(output / f"{sample.key}.mp4", frames_NHW3, sample.metadata["fps"]))
+        sheet = output / f"{sample.key}.png"
+        Image.fromarray(contact_sheet(frames_NHW3)).save(sheet)
+        print(sheet)
 
 
 if __name__ == "__main__":

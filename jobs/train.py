@@ -8,7 +8,7 @@ from pipelines.training.stage import train
 
 
 def defaults(arguments: list[str]) -> dict:
-    """A stage's own settings are the defaults of --fit, so that --help shows them and flags change single ones."""
+    """Use the stage's settings as defaults of --fit, so that --help shows them and flags override single ones."""
     for before, after in zip(["", *arguments], [*arguments, ""]):
         name = after if before == "--stage" else before.partition("--stage=")[2]
         if name and not name.startswith("--"):

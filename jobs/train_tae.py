@@ -7,7 +7,7 @@ from pipelines.training.tae import TrainTAEConfig, train_tae
 def run(config: TrainTAEConfig) -> None:
     outputs = train_tae(config)["outputs"]
     held_out = outputs["held_out"]
-    rows = [("windows", outputs["windows"]), ("unreadable windows", outputs["unreadable"])]
+    rows = [("segments", outputs["windows"]), ("unreadable segments", outputs["unreadable"])]
     for name, value in held_out.items():
         rows.append((f"held-out {name.replace('_', ' ')}{'' if name == 'ssim' else ' (dB)'}", value))
     print(cli.table(rows))

@@ -1,4 +1,4 @@
-"""The command `python -m lingen.flops`: FLOPs of LinGen and DiT by formula (lingen/model/flops.py)."""
+"""The command `python -m lingen.flops`: FLOPs of LinGen and DiT by formula (see lingen/model/flops.py)."""
 
 from lingen.model.flops import main
 

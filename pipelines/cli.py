@@ -1,4 +1,4 @@
-"""What every job does alike: read the flags, turn bad configuration into one line and exit 2, print a closing table."""
+"""The command line of every job: parse the flags, turn bad configuration into one line and exit 2, print tables."""
 
 from __future__ import annotations
 
@@ -13,25 +13,32 @@ import sys
 import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TypeVar
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 import tyro
 
 from lingen.io.exit_codes import BAD_CONFIGURATION, DONE, PREEMPTED
 
-Config = TypeVar("Config")
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
+Config = TypeVar("Config", bound="DataclassInstance")
 
 
 class Preempted(Exception):
-    """The machine is being taken away: the state is saved, the same command goes on later."""
+    """The job was asked to stop: the state is saved, the same command continues later."""
 
 
 def main(
-    config_class: type[Config], job: Callable[[Config], object], defaults: Callable[[list[str]], dict] | None = None
-) -> None:
-    """Parse the command line into `config_class`, run `job` on it and exit: 0 done, 2 bad configuration, 75 preempted.
+    config_class: type[Config],
+    job: Callable[[Config], object],
+    defaults: Callable[[list[str]], dict[str, Any]] | None = None,
+) -> NoReturn:
+    """Parse the command line, run `job` on it and exit: 0 done, 2 bad configuration, 75 preempted, 130 Ctrl-C.
 
-    `defaults` gives fields' defaults that depend on other flags, from the raw arguments.
+    Args:
+        config_class: the dataclass that the flags are parsed into.
+        defaults: from the raw arguments, defaults of fields that depend on other flags.
     """
     quiet_libraries()
     try:
@@ -40,19 +47,19 @@ def main(
         job(config)
     except ValueError as error:
         if not _raised_by_us(error):
-            raise  # a bug or a library's complaint: the traceback is worth more than one line
+            raise  # a bug or a library's error: the traceback is worth more than one line
         fail(str(error))
     except Preempted as stop:
         print(f"preempted: {stop}", file=sys.stderr)
         leave(PREEMPTED)
     except KeyboardInterrupt:
-        print("stopped by Ctrl-C; the same command goes on from here", file=sys.stderr)
+        print("stopped by Ctrl-C; the same command continues from here", file=sys.stderr)
         leave(130)
     leave(DONE)
 
 
 def quiet_libraries() -> None:
-    """Our packages' progress on stderr, of the libraries only what they warn about; and no usage reports to anyone."""
+    """Log our packages' progress to stderr, and only warnings of libraries; switch usage reports off."""
     for switch in ("MLFLOW_DISABLE_TELEMETRY", "DO_NOT_TRACK"):
         os.environ.setdefault(switch, "true")
     os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "WARNING")
@@ -61,30 +68,37 @@ def quiet_libraries() -> None:
         logging.getLogger(package).setLevel(logging.INFO)
 
 
-def parse(config_class, args: Sequence[str] | None = None, defaults: dict | None = None):
-    """tyro's parser, with its boxed errors folded to one line on stderr and exit code 2."""
+def parse(
+    config_class: type[Config], args: Sequence[str] | None = None, defaults: dict[str, Any] | None = None
+) -> Config:
+    """Parse with tyro; an error becomes one line on stderr and exit code 2.
+
+    Args:
+        args: the arguments; default: those of the process.
+        defaults: values of fields that replace the class's own defaults.
+    """
     captured = io.StringIO()
-    options = {"default": _with_defaults(config_class, defaults)} if defaults else {}
+    default = _with_defaults(config_class, defaults) if defaults else tyro.MISSING_NONPROP
     try:
         with contextlib.redirect_stderr(captured):
-            return tyro.cli(config_class, args=args, **options)
+            return tyro.cli(config_class, args=args, default=default)
     except SystemExit as stop:
         if stop.code in (0, None):
             raise
         fail(_one_line(captured.getvalue()))
 
 
-def fail(message: str) -> None:
-    """One line on stderr, exit 2."""
+def fail(message: str) -> NoReturn:
+    """Print one line to stderr, and exit with 2."""
     print("error: " + " ".join(message.split()), file=sys.stderr)
     leave(BAD_CONFIGURATION)
 
 
-def leave(code: int) -> None:
-    """Exit with this code after Python's own clean-up, without the libraries' C++ destructors.
+def leave(code: int) -> NoReturn:
+    """Exit after Python's own clean-up, without the libraries' C++ destructors.
 
-    Once in some tens of runs one of those aborts ("terminate called without an active exception"), which would make
-    exit code 134 of a finished job.
+    Once in some tens of runs one of those aborts ("terminate called without an active exception"), and a finished job
+    would have exit code 134.
     """
     atexit._run_exitfuncs()
     logging.shutdown()
@@ -93,15 +107,15 @@ def leave(code: int) -> None:
     os._exit(code)
 
 
-def _check_output(config) -> None:
-    """A submitted job runs in Ray's temporary copy of the working directory: what it wrote there would be lost."""
+def _check_output(config: object) -> None:
+    """Refuse a relative output in Ray's temporary copy of the working directory, where it would be lost."""
     output = getattr(config, "output", None)
     in_copy = any(part.startswith("_ray_pkg_") for part in Path.cwd().parts)
     if in_copy and output is not None and "://" not in str(output) and not Path(output).is_absolute():
         raise ValueError(f"--output: {output} would be lost in Ray's temporary copy; give an absolute path")
 
 
-def _with_defaults(config_class, defaults: dict):
+def _with_defaults(config_class: type[Config], defaults: dict[str, Any]) -> Config:
     """An instance for tyro to start from; fields without a default stay required."""
     values = dict(defaults)
     for field in dataclasses.fields(config_class):
@@ -112,7 +126,7 @@ def _with_defaults(config_class, defaults: dict):
 
 
 def _raised_by_us(error: BaseException) -> bool:
-    """Whether the innermost frame is this project's: then the message was written for the user."""
+    """Whether the innermost frame is this project's: then the message is meant for the user."""
     frames = traceback.extract_tb(error.__traceback__)
     root = Path(__file__).parents[1]
     path = Path(frames[-1].filename).resolve()
@@ -120,6 +134,7 @@ def _raised_by_us(error: BaseException) -> bool:
 
 
 def _one_line(box: str) -> str:
+    """The text of tyro's boxed error."""
     body = [line for line in box.splitlines() if not line.startswith("╭")]  # the title says the same again
     lines = [re.sub(r"[╰╯│─]", " ", line).strip() for line in body]
     text = " ".join(line for line in lines if line)
@@ -128,7 +143,7 @@ def _one_line(box: str) -> str:
 
 
 def table(rows: Sequence[Sequence[object]], header: Sequence[str] | None = None) -> str:
-    """Rows as aligned text; numbers to the right."""
+    """Rows as aligned text, columns of numbers to the right."""
     cells = [[f"{c:.3g}" if isinstance(c, float) else str(c) for c in row] for row in rows]
     if header:
         cells.insert(0, list(header))

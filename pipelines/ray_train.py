@@ -1,4 +1,4 @@
-"""Ray Train: a function on some workers with a process group between them, restarted when one is lost."""
+"""Ray Train: a function on several workers with a process group between them, restarted when one is lost."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import logging
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 
@@ -19,34 +19,39 @@ from lingen.io.progress import Progress
 from lingen.train.observers.preemption import Notice, on_sigterm, stop_file
 from pipelines.cli import quiet_libraries
 
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
 log = logging.getLogger(__name__)
 
 TRACKING = "tracking"
 
-Config = TypeVar("Config")
+Config = TypeVar("Config", bound="DataclassInstance")
+Task = TypeVar("Task")
+Result = TypeVar("Result")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TrainWorkers:
-    """How many workers train, and what each gets. The loss curve does not depend on it."""
+    """How many workers train, and their resources. The loss curve does not depend on it."""
 
     count: int = 1
     """workers; the global batch is divided among them"""
     min: int = 0
-    """fewest workers to train with while nodes are missing: training starts and goes on with as many as there are room
-    for, up to count; 0: always count"""
+    """fewest workers to train with while nodes are missing: training starts and continues with as many as fit, up to
+    count; 0: always count"""
     resize_after: float = 600.0
-    """seconds between looks for room to grow again; growing goes back to the newest checkpoint"""
+    """seconds between checks whether more workers fit again; growing goes back to the newest checkpoint"""
     cpus: float = 1
-    """CPUs that Ray reserves for each"""
+    """CPUs that Ray reserves for each worker"""
     gpus: float = 0
-    """GPUs for each; 0 trains on the CPU"""
+    """GPUs of each worker; 0 trains on the CPU"""
     threads: int = 1
-    """torch threads of each on the CPU; the operators of small models only lose by more"""
+    """torch threads of each worker on the CPU; more only slow small models down"""
     max_failures: int = 3
     """restarts after a lost worker before the job gives up"""
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if self.count < 1:
             raise ValueError(f"--workers.count: need at least one worker, got {self.count}")
         if self.threads < 1:
@@ -56,22 +61,27 @@ class TrainWorkers:
 
 
 def run_workers(
-    function: Callable[[dict], Any],
-    plan: dict,
+    function: Callable[[Task], Result],
+    task: Task,
     workers: TrainWorkers,
     folder: OutputFolder,
     progress: Progress,
     timeout_s: float = 1800.0,
-) -> Any:
-    """Call function(plan) on every worker; returns what it returned on rank 0, when all are done.
+) -> Result:
+    """Call function(task) on every worker.
 
     SIGTERM creates the stop file in the job's output (lingen/train/observers/preemption.py); `function` looks for it.
 
-    Args: folder, the job's output; progress, moved along the steps that the workers write to its metrics
-    file; timeout_s, how long workers wait for each other in a collective.
+    Args:
+        folder: the job's output.
+        progress: follows the steps in the metrics file that rank 0 writes.
+        timeout_s: how long workers wait for each other in a collective.
+
+    Returns:
+        Rank 0's result, when all workers are done.
 
     Raises:
-        RuntimeError: a worker failed more than workers.max_failures times; carries the worker's own error.
+        RuntimeError: workers failed more than workers.max_failures times; carries the last error.
     """
     connect()
     from ray import cloudpickle
@@ -80,10 +90,10 @@ def run_workers(
 
     trainer = TorchTrainer(
         _call,
-        # As bytes: Ray Train's controller passes it on, and would import all that training needs to understand it.
-        train_loop_config={"call": cloudpickle.dumps((function, plan))},
-        scaling_config=ScalingConfig(
-            num_workers=(workers.min, workers.count) if 0 < workers.min < workers.count else workers.count,
+        # As bytes: Ray Train's controller passes it on, and would import all of training to unpickle it.
+        train_loop_config={"call": cloudpickle.dumps((function, task))},
+        scaling_config=ScalingConfig(  # type: ignore[call-arg]  # mypy sees the first version of Ray Train's API
+            num_workers=_worker_count(workers),  # type: ignore[arg-type]
             elastic_resize_monitor_interval_s=workers.resize_after,
             use_gpu=workers.gpus > 0,
             resources_per_worker={"CPU": workers.cpus, **({"GPU": workers.gpus} if workers.gpus else {})},
@@ -97,33 +107,38 @@ def run_workers(
     )
     stop = stop_file(folder.path)
     stop.unlink(missing_ok=True)
-    with _following(metrics_file(folder.path), progress), on_sigterm(lambda: _ask_to_stop(stop)):
+    with _following(metrics_file(folder.path), progress), on_sigterm(lambda: _request_stop(stop)):
         result = trainer.fit()
     if result.error is not None:
         raise RuntimeError(f"training failed: {result.error}")
-    return result.return_value
+    return result.return_value  # type: ignore[attr-defined]
 
 
-def _call(config: dict) -> Any:
+def _worker_count(workers: TrainWorkers) -> int | tuple[int, int]:
+    """A fixed number, or the fewest and the most."""
+    return (workers.min, workers.count) if 0 < workers.min < workers.count else workers.count
+
+
+def _call(config: dict[str, bytes]) -> Any:
     from ray import cloudpickle
 
-    function, plan = cloudpickle.loads(config["call"])
-    return function(plan)
+    function, task = cloudpickle.loads(config["call"])
+    return function(task)
 
 
-def _ask_to_stop(stop: Path) -> None:
+def _request_stop(stop: Path) -> None:
     log.warning("SIGTERM: training saves and ends at its next step; a second one ends it at once")
     stop.touch()
 
 
 class DrainNotice:
-    """Asks Ray Train whether it will lose a node; to be called by all ranks at the same step.
+    """Asks Ray Train whether it will lose a node; called by all ranks at the same step.
 
-    Each such notice means one checkpoint now: training goes on until the node is gone, then Ray Train starts the
-    workers again elsewhere, and they resume from it.
+    Each new node means one checkpoint now: training continues until the node is gone, then Ray Train starts the workers
+    again elsewhere, and they resume from it.
     """
 
-    def __init__(self):
+    def __init__(self) -> None:
         self._known: list[str] = []
 
     def __call__(self) -> Notice:
@@ -136,13 +151,13 @@ class DrainNotice:
 
 
 def metrics_file(output: Path) -> Path:
-    """Where rank 0 writes metrics (pipelines.tracking) and the driver reads how far it is."""
+    """Where rank 0 writes metrics (pipelines.tracking) and the driver reads the progress."""
     return output / TRACKING / "metrics.jsonl"
 
 
 @contextlib.contextmanager
 def _following(path: Path, progress: Progress) -> Iterator[None]:
-    """Workers' output stays in Ray's logs; what the user sees is this one line, read from the metrics file."""
+    """Follow the metrics file inside the block: workers' output stays in Ray's logs, the user sees this one line."""
     stop = threading.Event()
 
     def follow() -> None:
@@ -173,7 +188,7 @@ def _advance(path: Path, progress: Progress) -> None:
 
 
 def _last_lines(path: Path, size: int = 1 << 14) -> list[bytes]:
-    """The end of the file alone: after weeks of training the whole would be megabytes, every second."""
+    """The end of the file only: after weeks of training the whole would be megabytes, every second."""
     if not path.is_file():
         return []
     with open(path, "rb") as f:
@@ -182,12 +197,12 @@ def _last_lines(path: Path, size: int = 1 << 14) -> list[bytes]:
 
 
 def absolute_paths(config: Config) -> Config:
-    """The configuration with absolute paths: Ray Train's workers have a working folder of their own."""
+    """The configuration with absolute paths: Ray Train's workers run in another working folder."""
     values = ((f.name, getattr(config, f.name)) for f in dataclasses.fields(config))
     return dataclasses.replace(config, **{name: v.absolute() for name, v in values if isinstance(v, Path)})
 
 
 def prepare_worker(workers: TrainWorkers) -> None:
-    """Logging and torch threads of a worker process; call it first."""
+    """Set up logging and torch threads of a worker process; called first."""
     quiet_libraries()
     torch.set_num_threads(workers.threads)

@@ -1,4 +1,4 @@
-"""Recipes: which stages a model goes through, and how each is trained. Data only.
+"""Recipes: the stages that a model goes through, and how each is trained. Data only.
 
 `paper` has LinGen's five stages and its quality tuning (steps, batches and shapes from lingen/model/stages.py; learning
 rates and schedules are Movie Gen's, LinGen states none). `demo` has the same stages in miniature, for two CPU cores and
@@ -15,35 +15,38 @@ from lingen.train.config import FitConfig
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TrainStage:
-    """One stage: which samples it draws and how it is trained.
-
-    Image stages (frames = 1) draw images alone; video stages draw videos of `frames` and images, mixed. Fields:
-    quality, whether it trains on the reviewed clips alone; after, the stage whose weights it starts from (default: the
-    one before it in the recipe).
-    """
+    """One stage: its samples, and how it is trained."""
 
     name: str
     preset: str
+    """architecture (lingen/model/presets.py)"""
     resolution: int
+    """of its buckets"""
     frames: int
+    """length of its videos, which are mixed with images; 1: images only"""
     fit: FitConfig
+    """training settings"""
     quality: bool = False
+    """whether it trains only on the reviewed clips"""
     after: str | None = None
+    """stage whose weights it starts from; default: the previous one in the recipe"""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Recipe:
-    """The whole way from clips to a video.
-
-    Fields: stages, in order; curate, tae, encode, generate: flags of these jobs.
-    """
+    """All jobs from clips to a generated video."""
 
     name: str
     stages: tuple[TrainStage, ...]
+    """in order"""
     curate: tuple[str, ...]
+    """flags of jobs/curate.py"""
     tae: tuple[str, ...]
+    """flags of jobs/train_tae.py"""
     encode: tuple[str, ...]
+    """flags of jobs/encode.py"""
     generate: tuple[str, ...]
+    """flags of jobs/generate.py"""
 
 
 def _stage(stage: Stage, preset: str, fit: FitConfig, after: str | None = None) -> TrainStage:
@@ -146,7 +149,7 @@ RECIPES = {recipe.name: recipe for recipe in (DEMO, PAPER)}
 
 
 def find_stage(name: str) -> tuple[Recipe, TrainStage]:
-    """The stage of that name and its recipe.
+    """The stage of that name, and its recipe.
 
     Raises:
         ValueError: no recipe has it; the message lists all names.

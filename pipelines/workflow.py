@@ -1,19 +1,20 @@
-"""The workflow: a recipe's jobs in order, each skipped when it is done and redone when one before it was.
+"""The workflow: a recipe's jobs in order, each skipped when it is done, and redone when an earlier one was.
 
-A step is done when its output folder's manifest is there and the step was run with these flags on these inputs
-(pipeline.json in the workflow's folder remembers). Jobs run as processes of their own: what one leaves behind does not
-touch the next, and each can be run by hand with the command that is printed.
+A step is done when its output has a manifest and was made with the same flags from the same inputs (recorded in
+pipeline.json in the workflow's folder). Each job runs in a separate process: what one leaves behind does not affect the
+next, and each can be run by hand with the command that is printed.
 """
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import os
 import shlex
 import subprocess
 import sys
+import threading
 import time
+from collections.abc import Mapping
 from pathlib import Path
 
 from data_prep.ray_cluster import shared_cluster
@@ -22,52 +23,64 @@ from lingen.io.manifest import MANIFEST, digest, file_digest, read_json, read_ma
 from lingen.io.progress import clock
 from lingen.train.observers.preemption import on_sigterm
 from pipelines.recipes import RECIPES, Recipe
-from pipelines.tracking import Run, store_beside, tracked
+from pipelines.tracking import store_beside, tracked
 
 ROOT = Path(__file__).parents[1]
 STATE = "pipeline.json"
 
 
 class StepFailed(Exception):
-    """A job ended with an exit code other than 0; a negative one is the signal that killed it, as subprocess has it."""
+    """A job ended with an exit code other than 0; a negative one is the signal that killed it, like subprocess's.
+
+    Attributes:
+        code: the exit code, 128 + signal for a killed job, like a shell's.
+    """
 
     def __init__(self, step: str, code: int):
         super().__init__(f"{step} {'was killed by signal' if code < 0 else 'ended with exit code'} {abs(code)}")
-        self.code = code if code >= 0 else 128 - code  # as a shell has it
+        self.code = code if code >= 0 else 128 - code
 
 
 @dataclasses.dataclass(frozen=True)
 class WorkflowStep:
-    """One job: flags; output, its folder or file; after, the steps whose outputs it reads."""
+    """One job of the workflow."""
 
     name: str
     job: str
+    """name of its file in jobs/"""
     flags: tuple[str, ...]
     output: Path
+    """the folder or file that it makes"""
     after: tuple[str, ...] = ()
+    """names of the steps whose outputs it reads"""
 
     @property
     def command(self) -> list[str]:
+        """The command to run it by hand."""
         return ["python", f"jobs/{self.job}.py", *self.flags]
 
 
 @dataclasses.dataclass(frozen=True)
 class StepOutcome:
-    """What became of a step: done, skipped; and how long it took."""
+    """The outcome of a step."""
 
     step: WorkflowStep
     state: str
+    """done or skipped"""
     seconds: float
+    """how long it took"""
 
 
 def steps_of(recipe: Recipe, output: Path, clips: str | None, quality: str | None = None) -> list[WorkflowStep]:
     """The recipe's steps.
 
-    Args: output, the workflow's folder; clips, folder or manifest, None makes the demo's own (demo recipe only);
-    quality, the reviewed list that quality tuning trains on, None takes curation's proposal unreviewed.
+    Args:
+        output: the workflow's folder.
+        clips: folder or manifest; None makes the demo's clips (demo recipe only).
+        quality: reviewed list that quality tuning trains on; None takes curation's unreviewed proposal.
 
     Raises:
-        ValueError: the recipe has no clips of its own and none are given.
+        ValueError: no clips are given, and the recipe does not make any.
     """
     steps = []
     if clips is None:
@@ -83,41 +96,59 @@ def steps_of(recipe: Recipe, output: Path, clips: str | None, quality: str | Non
     latents = output / "latents"
     flags = ("--curated", str(curated), "--tae", str(tae), "--output", str(latents), *recipe.encode)
     steps.append(WorkflowStep("encode", "encode", flags, latents, ("curate", "train TAE")))
-    before, runs = None, {}
-    for stage in recipe.stages:
-        run = output / "runs" / stage.name
-        flags, after = ("--stage", stage.name, "--shards", str(latents), "--output", str(run)), ("encode",)
-        if stage.quality:
-            flags = (*flags, "--quality", quality or str(curated / "quality.csv"))
-        if before := runs.get(stage.after, before):
-            flags, after = (*flags, "--init", str(before.output)), (*after, before.name)
-        before = runs[stage.name] = WorkflowStep(f"train {stage.name}", "train", flags, run, after)
-        steps.append(before)
-    video = output / "sample.mp4"
-    flags = ("--checkpoint", str(before.output), "--output", str(video), *recipe.generate)
-    steps.append(WorkflowStep("generate", "generate", flags, video, (before.name,)))
+    steps += _training_steps(recipe, output, latents, quality or str(curated / "quality.csv"))
+    last, video = steps[-1], output / "sample.mp4"
+    flags = ("--checkpoint", str(last.output), "--output", str(video), *recipe.generate)
+    steps.append(WorkflowStep("generate", "generate", flags, video, (last.name,)))
     return steps
 
 
+def _training_steps(recipe: Recipe, output: Path, latents: Path, quality: str) -> list[WorkflowStep]:
+    """One step per stage; each starts from the stage that it names, or from the previous one."""
+    steps: dict[str, WorkflowStep] = {}
+    before: WorkflowStep | None = None
+    for stage in recipe.stages:
+        run = output / "runs" / stage.name
+        flags: tuple[str, ...] = ("--stage", stage.name, "--shards", str(latents), "--output", str(run))
+        after: tuple[str, ...] = ("encode",)
+        if stage.quality:
+            flags = (*flags, "--quality", quality)
+        if stage.after is not None:
+            before = steps[stage.after]
+        if before is not None:
+            flags, after = (*flags, "--init", str(before.output)), (*after, before.name)
+        before = steps[stage.name] = WorkflowStep(f"train {stage.name}", "train", flags, run, after)
+    return list(steps.values())
+
+
 class Workflow:
-    """A recipe in a folder."""
+    """A recipe in a folder.
+
+    Args:
+        recipe: its name.
+        output: the workflow's folder.
+        clips, quality: as of `steps_of`.
+
+    Raises:
+        ValueError: bad configuration; the message names the flag.
+    """
 
     def __init__(self, recipe: str, output: Path, clips: str | None = None, quality: str | None = None):
         if recipe not in RECIPES:
             raise ValueError(f"--recipe: {recipe} is unknown; the recipes are {', '.join(RECIPES)}")
         if clips is not None and "://" not in clips and not Path(clips).exists():
-            raise ValueError(f"--clips: {clips} does not exist; name a folder of clips or a manifest")
+            raise ValueError(f"--clips: {clips} does not exist; give a folder of clips or a manifest")
         if quality is not None and not Path(quality).is_file():
-            raise ValueError(f"--quality: {quality} is no file; name a reviewed quality.csv")
+            raise ValueError(f"--quality: {quality} is not a file; give a reviewed quality.csv")
         if output.exists() and not output.is_dir():
-            raise ValueError(f"--output: {output} is a file; name a folder")
+            raise ValueError(f"--output: {output} is a file; give a folder")
         self.recipe, self.output, self.clips, self.quality = recipe, output, clips, quality
         self.steps = steps_of(RECIPES[recipe], output, clips, quality)
         path = output / STATE
         self._keys: dict[str, str] = read_json(path) if path.is_file() else {}
 
     def state(self, step: WorkflowStep) -> str:
-        """done, started (resumes when run), stale (flags or inputs changed) or missing."""
+        """done, started (running it resumes), stale (flags or inputs changed) or missing."""
         finished = step.output.is_file() if step.output.suffix else (step.output / MANIFEST).is_file()
         if finished:
             return "done" if self._keys.get(step.name) == self._key(step) else "stale"
@@ -127,83 +158,89 @@ class Workflow:
         """Run what is not done.
 
         Raises:
-            StepFailed: a job failed; those before it are kept, and the same call goes on with it.
+            StepFailed: a job failed; the finished ones are kept, and the same call resumes with the failed one.
         """
-        outcomes: list[StepOutcome] = []
-        with contextlib.ExitStack() as stack:
-            run, cluster = None, {}
-            if any(self.state(step) != "done" for step in self.steps):
-                # One parent run a workflow folder: the jobs' runs hang under it.
-                store = store_beside(self.output / "tracking")
-                run = stack.enter_context(tracked(self.output / "tracking", self.experiment, "workflow", uri=store))
-                run.wait_for_id()
-                cluster = stack.enter_context(shared_cluster())
-            self._run_steps(outcomes, run, cluster)
+        if all(self.state(step) == "done" for step in self.steps):
+            return [self._skip(step) for step in self.steps]
+        # One parent run per workflow folder; the jobs' runs are its children.
+        folder = self.output / "tracking"
+        with tracked(folder, self.experiment, "workflow", uri=store_beside(folder)) as run, shared_cluster() as cluster:
+            run.wait_for_id()
+            environment = cluster | {"MLFLOW_TRACKING_URI": run.uri, "MLFLOW_EXPERIMENT_NAME": self.experiment}
+            if run.run_id:
+                environment["LINGEN_PARENT_RUN"] = run.run_id
+            outcomes = []
+            for step in self.steps:
+                outcomes.append(self._skip(step) if self.state(step) == "done" else self._run(step, environment))
+                if step.output.suffix and outcomes[-1].state == "done":
+                    run.artifact(step.output)
         return outcomes
 
     @property
     def experiment(self) -> str:
+        """Name of the MLflow experiment."""
         return f"lingen-{self.recipe}"
 
-    def _run_steps(self, outcomes: list[StepOutcome], run: Run | None, cluster: dict[str, str]) -> None:
-        for number, step in enumerate(self.steps, 1):
-            title = f"[{number}/{len(self.steps)}] {step.name}"
-            if self.state(step) == "done":
-                print(f"{title}: done before", flush=True)
-                outcomes.append(StepOutcome(step, "skipped", 0.0))
-                continue
-            print(f"\n{title}\n  {shlex.join(step.command)}", flush=True)
-            started = time.monotonic()
-            self._run_job(step, run, cluster)
-            self._keys[step.name] = self._key(step)
-            write_json(self.output / STATE, self._keys)
-            outcomes.append(StepOutcome(step, "done", time.monotonic() - started))
-            print(f"  {step.name} took {clock(outcomes[-1].seconds)}", flush=True)
-            if step.output.suffix:
-                run.artifact(step.output)
+    def _title(self, step: WorkflowStep) -> str:
+        return f"[{self.steps.index(step) + 1}/{len(self.steps)}] {step.name}"
 
-    def _run_job(self, step: WorkflowStep, run: Run, cluster: dict[str, str]) -> None:
-        job = [sys.executable, str(ROOT / "jobs" / f"{step.job}.py"), *step.flags]
-        if not step.output.suffix and step.job != "demo_clips":
-            job.append("--overwrite")  # what other flags left here is replaced; what these flags began is resumed
-        tracking = {"MLFLOW_TRACKING_URI": run.uri, "MLFLOW_EXPERIMENT_NAME": self.experiment}
-        environment = os.environ | cluster | tracking
-        if run.run_id:
-            environment["LINGEN_PARENT_RUN"] = run.run_id
-        process = subprocess.Popen(job, env=environment)
-        told: list[bool] = []
+    def _skip(self, step: WorkflowStep) -> StepOutcome:
+        print(f"{self._title(step)}: done before", flush=True)
+        return StepOutcome(step, "skipped", 0.0)
 
-        def pass_on() -> None:
-            told.append(True)
-            process.terminate()
-
-        try:
-            with on_sigterm(pass_on):
-                code = process.wait()
-        except KeyboardInterrupt:
-            process.wait()  # it got the same Ctrl-C and is saving its state
-            raise
-        if code:
-            raise StepFailed(step.name, PREEMPTED if told else code)
+    def _run(self, step: WorkflowStep, environment: Mapping[str, str]) -> StepOutcome:
+        """Run a step's job, and record its key."""
+        print(f"\n{self._title(step)}\n  {shlex.join(step.command)}", flush=True)
+        started = time.monotonic()
+        _run_job(step, environment)
+        self._keys[step.name] = self._key(step)
+        write_json(self.output / STATE, self._keys)
+        outcome = StepOutcome(step, "done", time.monotonic() - started)
+        print(f"  {step.name} took {clock(outcome.seconds)}", flush=True)
+        return outcome
 
     def _key(self, step: WorkflowStep) -> str:
-        """Of the flags, wherever the folder is and however it is spelled, and of what the steps before it made."""
+        """Digest of the flags, whatever the spelling of the folder, and of the inputs' keys."""
         inside = f"{self.output}{os.sep}"
         flags = [f"{{output}}/{f.removeprefix(inside)}" if f.startswith(inside) else f for f in step.flags]
-        inputs = [self._made(s) for s in self.steps if s.name in step.after]
-        files = self._clips_stamp() if not step.after else None
+        inputs = [_key_digest(s.output) for s in self.steps if s.name in step.after]
+        files: list[list] | str | None = self._clips_stamp() if not step.after else None
         if self.quality is not None and "--quality" in step.flags:
             files = file_digest(self.quality)
         return digest({"flags": flags, "inputs": inputs, "clips": files})
 
-    def _made(self, step: WorkflowStep) -> str | None:
-        manifest = read_manifest(step.output)
-        return manifest and digest(manifest["key"])
-
-    def _clips_stamp(self) -> list:
+    def _clips_stamp(self) -> list[list]:
         """Changes when the user's manifest or the listing of the folder changes; curation itself hashes contents."""
         if self.clips is None or "://" in self.clips:
             return []
         path = Path(self.clips)
         files = sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]
         return [[str(p), p.stat().st_size, p.stat().st_mtime_ns] for p in files]
+
+
+def _run_job(step: WorkflowStep, environment: Mapping[str, str]) -> None:
+    """Run a step's job in a process with this environment beside our own. StepFailed: it did not end with 0."""
+    job = [sys.executable, str(ROOT / "jobs" / f"{step.job}.py"), *step.flags]
+    if not step.output.suffix and step.job != "demo_clips":
+        job.append("--overwrite")  # what other flags left here is replaced; what these flags began is resumed
+    process = subprocess.Popen(job, env=os.environ | environment)
+    terminated = threading.Event()
+
+    def terminate() -> None:
+        terminated.set()
+        process.terminate()
+
+    try:
+        with on_sigterm(terminate):
+            code = process.wait()
+    except KeyboardInterrupt:
+        process.wait()  # it got the same Ctrl-C and is saving its state
+        raise
+    if code:
+        raise StepFailed(step.name, PREEMPTED if terminated.is_set() else code)
+
+
+def _key_digest(output: Path) -> str | None:
+    """Digest of the key of a finished output folder; None when it is not finished."""
+    manifest = read_manifest(output)
+    return digest(manifest["key"]) if manifest else None

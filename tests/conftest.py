@@ -1,10 +1,12 @@
 import os
+import shutil
 import socket
 import subprocess
 import sys
 import time
 from pathlib import Path
 
+import imageio_ffmpeg
 import pytest
 
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
@@ -26,6 +28,21 @@ def clips() -> Path:
     if not SHARED_CLIPS.is_dir():
         pytest.skip(f"no test media at {SHARED_CLIPS}")
     return SHARED_CLIPS
+
+
+@pytest.fixture(scope="session")
+def ffmpeg() -> str:
+    """The ffmpeg program that imageio-ffmpeg carries."""
+    return imageio_ffmpeg.get_ffmpeg_exe()
+
+
+@pytest.fixture(scope="session")
+def chromium() -> str:
+    """A browser that takes screenshots; skips where there is none."""
+    found = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+    if found is None:
+        pytest.skip("no chromium here; install the distribution's package to test pages")
+    return found
 
 
 @pytest.fixture(scope="module")

@@ -1,4 +1,4 @@
-"""How long a curation will take here: a sample is measured, and the rest follows from bytes and counts."""
+"""How long a curation will take on this machine: a sample is measured and extrapolated to all files."""
 
 from __future__ import annotations
 
@@ -10,30 +10,35 @@ import pyarrow as pa
 
 from data_prep.measure.aesthetic import AestheticConfig, Scorer
 from data_prep.measure.examine import STAGES, ExamineConfig, examine
+from data_prep.media.errors import MediaError
 from data_prep.media.fetch import content_hash, local_copy
-from data_prep.media.probe import MediaError
 
 
 @dataclasses.dataclass(frozen=True)
 class Estimate:
-    """seconds: per stage over the sample; sampled, failed: files; gigabytes, video_hours: of the sample; total_files;
-    hours: predicted for all files with `workers` at once."""
+    """A measured sample, and the time predicted for all files."""
 
     seconds: dict[str, float]
+    """Per stage, summed over the sample."""
     sampled: int
     failed: int
+    """Files of the sample that could not be measured."""
     gigabytes: float
+    """Of the sample."""
     video_hours: float
+    """Of the sample."""
     total_files: int
     workers: int
     hours: float
+    """Predicted for all files with `workers` at once."""
 
     @property
     def bottleneck(self) -> str:
-        return max(self.seconds, key=self.seconds.get)
+        """The slowest stage."""
+        return max(self.seconds, key=lambda stage: self.seconds[stage])
 
     def rows(self) -> list[tuple[str, float, str]]:
-        """stage, seconds per file, share."""
+        """(stage, seconds per file, share of the time) of every stage."""
         whole = sum(self.seconds.values()) or 1.0
         per = {stage: value / max(1, self.sampled) for stage, value in self.seconds.items()}
         return [(stage, round(per[stage], 4), f"{100 * self.seconds[stage] / whole:.0f}%") for stage in self.seconds]
@@ -47,7 +52,16 @@ def estimate(
     aesthetic: AestheticConfig | None = None,
     seed: int = 0,
 ) -> Estimate:
-    """Measure `sample` of the files, one after another, in this process; with the aesthetic model where it is on."""
+    """Measure some of the files, one after another, in this process.
+
+    Args:
+        uris: of all files.
+        sample: number of files to measure.
+        config: how files are examined.
+        workers: files that the whole run will decode at once.
+        aesthetic: the model, timed too where it is enabled.
+        seed: a different seed draws a different sample.
+    """
     files = sorted(set(uris))
     chosen = random.Random(seed).sample(files, min(sample, len(files)))
     seconds = dict.fromkeys(("fetch and hash", *STAGES), 0.0)

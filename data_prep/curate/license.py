@@ -1,7 +1,7 @@
 """The licence gate: what may be used is decided from the manifest alone, before a byte of media is read.
 
-Licences are SPDX expressions. `A OR B` passes when either passes, `A AND B` when both do. Nothing stated means no right
-to use: such a clip is dropped as license_unknown unless the user states a licence for the whole folder.
+Licences are SPDX expressions. `A OR B` passes when either passes, `A AND B` when both do. No stated licence means no
+right to use: such a clip is dropped as license_unknown unless the user states a licence for the whole folder.
 """
 
 from __future__ import annotations
@@ -9,7 +9,9 @@ from __future__ import annotations
 import dataclasses
 import functools
 
-from license_expression import ExpressionError, get_spdx_licensing
+import pyarrow as pa
+import pyarrow.compute as pc
+from license_expression import ExpressionError, LicenseExpression, Licensing, get_spdx_licensing
 
 MAX_LENGTH = 500
 
@@ -43,13 +45,13 @@ class LicenseConfig:
     deny: tuple[str, ...] = ()
     """SPDX ids that may not be used, even where --license.allow names them."""
     assume: str | None = None
-    """Licence of clips that state none. You answer for it; the report says so in red."""
+    """Licence of clips that state none. You are responsible for it; the report says so in red."""
 
     def __post_init__(self):
         for field in ("allow", "deny"):
             for name in getattr(self, field):
                 if not _is_known(name):
-                    raise ValueError(f"--license.{field}: {name!r} is no SPDX id; see spdx.org/licenses")
+                    raise ValueError(f"--license.{field}: {name!r} is not an SPDX id; see spdx.org/licenses")
         if self.assume is not None and decide(self.assume, self).verdict != "keep":
             answer = decide(self.assume, self)
             raise ValueError(f"--license.assume: {self.assume!r} would be dropped ({answer.reason}: {answer.detail})")
@@ -57,16 +59,34 @@ class LicenseConfig:
 
 @dataclasses.dataclass(frozen=True)
 class Decision:
-    """verdict (keep or drop), reason ("" when kept), the normalised expression, and a detail to print."""
+    """The gate's answer for one clip."""
 
     verdict: str
+    """keep or drop."""
     reason: str
+    """Why it was dropped, "" when kept."""
     license: str
+    """The normalised expression."""
     detail: str = ""
+    """For a person to read."""
+
+
+def gate(source: pa.Table, config: LicenseConfig) -> tuple[list[Decision], pa.Array]:
+    """Decide the licence of every row.
+
+    Args:
+        source: rows of sources.manifest.SCHEMA.
+
+    Returns:
+        The decision of each row, and the distinct URIs that may be read.
+    """
+    decisions = [decide(text, config) for text in source.column("license").to_pylist()]
+    kept = pa.array([d.verdict == "keep" for d in decisions], pa.bool_())
+    return decisions, pc.unique(source["uri"].filter(pc.and_(kept, pc.equal(source["bad"], ""))))
 
 
 def decide(expression: str | None, config: LicenseConfig) -> Decision:
-    """What the gate says about one clip's licence.
+    """Decide one clip's licence.
 
     Reasons: license_unknown (none stated, or not an SPDX expression), license_denied, license_not_allowed.
     """
@@ -98,7 +118,7 @@ def _decide(text: str, allow: frozenset[str], deny: frozenset[str]) -> Decision:
     return Decision("drop", "license_not_allowed", normal, f"{normal} is not on the allow list")
 
 
-def _passes(node, allow: frozenset[str], deny: frozenset[str]) -> bool:
+def _passes(node: LicenseExpression, allow: frozenset[str], deny: frozenset[str]) -> bool:
     kind = type(node).__name__
     if kind == "OR":
         return any(_passes(arg, allow, deny) for arg in node.args)
@@ -109,7 +129,7 @@ def _passes(node, allow: frozenset[str], deny: frozenset[str]) -> bool:
 
 
 @functools.lru_cache(maxsize=1)
-def _spdx():
+def _spdx() -> Licensing:
     return get_spdx_licensing()
 
 

@@ -1,6 +1,8 @@
-"""report.html: what a person looks at after a curation. One static file, no scripts, nothing loaded from elsewhere.
+"""report.html: the report of a curation for a person to read. One static file, no scripts, nothing loaded from outside.
 
 Everything that comes from manifests is escaped; pictures are JPEG data that we encoded ourselves.
+
+N: clips.
 """
 
 from __future__ import annotations
@@ -9,16 +11,26 @@ import base64
 import html
 import itertools
 from collections import Counter
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 
+from data_prep.curate.candidates import Candidates
+from data_prep.curate.ledger import Ledger
+from data_prep.curate.result import CurationResult, Summary
 from data_prep.curate.scores import stills_inside
+from data_prep.curate.thresholds import ThresholdOutcome
+from data_prep.measure.store import Store
 
 SHEET = 24
 """Clips per contact sheet."""
 
+Sheet = list[tuple[int, ThresholdOutcome | None]]
+"""Clips, each with the threshold that it is shown for, if any."""
+
 LENGTHS_S = (2, 4, 8, 17, 34, 68)
+"""Edges of the classes of video lengths."""
 
 STYLE = """
 :root{color-scheme:light dark;--line:#8884;--keep:#2a9d5c;--drop:#d1495b;--bar:#5b8def}
@@ -39,23 +51,30 @@ svg{width:100%;height:auto}svg text{font:11px system-ui,sans-serif;fill:currentC
 """
 
 
-def write(path: Path, config, found, judgement, summary, stills) -> None:
+def write(
+    path: Path, source: str, assumed_license: str | None, result: CurationResult, summary: Summary, stills: Store
+) -> None:
     """Write the report of one curation.
 
-    Args: config (CurateConfig), found (Candidates), judgement (Judgement), summary (Summary), stills (Store of
-    examine.STILL_SCHEMA).
+    Args:
+        path: the file to write.
+        source: what was curated, as the user named it.
+        assumed_license: the licence assumed for clips that state none.
+        result: the decisions.
+        summary: their counts.
+        stills: pictures by content hash, of examine.STILL_SCHEMA.
     """
-    ledger, outcomes = judgement.ledger, judgement.outcomes
+    found, ledger, outcomes = result.found, result.ledger, result.outcomes
     parts = [
-        f"<h1>Curation of {_e(config.input)}</h1>",
-        _assumed(config, summary),
+        f"<h1>Curation of {_e(source)}</h1>",
+        _assumed(assumed_license),
         _tiles(summary),
         "<h2 id=reasons>Why clips were left out</h2>" + _reasons(found, summary, outcomes),
         "<h2 id=licenses>Licences of what was kept</h2>" + _licenses(summary),
-        "<h2 id=scores>Scores and thresholds</h2>" + _histograms(found, outcomes),
+        "<h2 id=scores>Scores and thresholds</h2>" + _histograms(outcomes),
         "<h2 id=lengths>Lengths and shapes of what was kept</h2>" + _shapes(found, ledger),
-        _concepts(judgement),
-        "<h2 id=sheets>Contact sheets</h2>" + _sheets(found, judgement, stills),
+        _concepts(result),
+        "<h2 id=sheets>Contact sheets</h2>" + _sheets(result, stills),
         _errors(found, ledger),
     ]
     policy = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
@@ -71,16 +90,16 @@ def _e(text: object) -> str:
     return html.escape(str(text), quote=True)
 
 
-def _assumed(config, summary) -> str:
-    if config.license.assume is None:
+def _assumed(license: str | None) -> str:
+    if license is None:
         return ""
     return (
-        f"<p class=loud id=assumed>The licence {_e(config.license.assume)} was ASSUMED for every clip that states none "
+        f"<p class=loud id=assumed>The licence {_e(license)} was ASSUMED for every clip that states none "
         "(--license.assume). Nobody has checked it; whoever ran this answers for it.</p>"
     )
 
 
-def _tiles(summary) -> str:
+def _tiles(summary: Summary) -> str:
     tiles = [
         (summary.inputs, "inputs"),
         (summary.clips, "clips and inputs judged"),
@@ -99,9 +118,9 @@ def _duration(hours: float) -> str:
     return f"{hours:,.1f} h" if hours >= 1 else f"{60 * hours:.1f} min"
 
 
-def _reasons(found, summary, outcomes) -> str:
+def _reasons(found: Candidates, summary: Summary, outcomes: Sequence[ThresholdOutcome]) -> str:
     any_failing = Counter(summary.reasons)
-    before_filter = Counter(found.array("reason")[~found.going].tolist())
+    before_filter = Counter(found.array("reason")[~found.usable].tolist())
     for rule in outcomes:
         any_failing[rule.reason] = before_filter[rule.reason] + int((~rule.passed).sum())
     most = max([*any_failing.values(), 1])
@@ -115,25 +134,28 @@ def _reasons(found, summary, outcomes) -> str:
     return f"<table>{head}{rows}</table>" if rows else "<p>Nothing was left out.</p>"
 
 
-def _licenses(summary) -> str:
+def _licenses(summary: Summary) -> str:
     rows = "".join(f"<tr><td>{_e(k)}</td><td class=n>{v}</td></tr>" for k, v in summary.licenses.items())
     return f"<table>{rows}</table>" if rows else "<p>Nothing was kept.</p>"
 
 
-def _histograms(found, outcomes) -> str:
+def _histograms(outcomes: Sequence[ThresholdOutcome]) -> str:
     plots = [_histogram(rule) for rule in outcomes if np.isfinite(rule.score).sum() > 1]
     note = "<p>Clips against score; heights are square roots of counts, so that rare ones stay visible.</p>"
     return f"{note}<div class=plots>{''.join(plots)}</div>" if plots else "<p>No clip was measured.</p>"
 
 
-def _histogram(rule, bins: int = 40) -> str:
-    """Bars of one score, those beyond the threshold in the colour of dropping, and the threshold as a line."""
+def _histogram(rule: ThresholdOutcome, bins: int = 40) -> str:
+    """Bars of one score, those beyond the threshold in the colour of dropped clips, and the threshold as a line."""
     values = rule.score[np.isfinite(rule.score)]
     low, high = min(values.min(), rule.threshold), max(values.max(), rule.threshold)
     high = high if high > low else low + 1
     counts, edges = np.histogram(values, bins, (low, high))
     width, height, foot = 320.0, 110.0, 18.0
-    x = lambda v: (v - low) / (high - low) * width  # noqa: E731
+
+    def x(value: float) -> float:
+        return (value - low) / (high - low) * width
+
     bars = []
     for count, left, right in zip(counts, edges, edges[1:]):
         middle = (left + right) / 2
@@ -157,17 +179,17 @@ def _histogram(rule, bins: int = 40) -> str:
     )
 
 
-def _shapes(found, ledger) -> str:
+def _shapes(found: Candidates, ledger: Ledger) -> str:
     """Hours by length, and clips by shape: what the trainer's buckets can be filled with."""
     kept = ledger.kept
     seconds = found.array("seconds")
     videos = kept & np.isfinite(seconds)
-    rows = []
+    classes = []
     for low, high in zip((0, *LENGTHS_S), (*LENGTHS_S, np.inf)):
         here = videos & (seconds >= low) & (seconds < high)
         name = f"{low:g} s and more" if high == np.inf else f"{low:g} to {high:g} s"
-        rows.append((name, int(here.sum()), float(seconds[here].sum() / 3600)))
-    lengths = "".join(f"<tr><td>{a}</td><td class=n>{b}</td><td class=n>{c:.3f} h</td></tr>" for a, b, c in rows)
+        classes.append((name, int(here.sum()), float(seconds[here].sum() / 3600)))
+    lengths = "".join(f"<tr><td>{a}</td><td class=n>{b}</td><td class=n>{c:.3f} h</td></tr>" for a, b, c in classes)
     width, height = (found.array(n)[kept] for n in ("width", "height"))
     shapes = Counter(
         "wide" if w > 1.15 * h else "tall" if h > 1.15 * w else "square" for w, h in zip(width, height)
@@ -176,12 +198,13 @@ def _shapes(found, ledger) -> str:
     return f"<table><tr><th>video length<th>clips<th>hours</tr>{lengths}</table><p></p><table>{rows}</table>"
 
 
-def _concepts(judgement) -> str:
-    """Cluster sizes before and after balancing."""
-    if judgement.clusters is None or not judgement.balanced.any():
+def _concepts(result: CurationResult) -> str:
+    """Sizes of concepts before and after balancing."""
+    concepts = result.concepts
+    if concepts is None or not (concepts >= 0).any():
         return ""
-    before = Counter(judgement.clusters[judgement.balanced].tolist())
-    after = Counter(judgement.clusters[judgement.ledger.kept].tolist())
+    before = Counter(concepts[concepts >= 0].tolist())
+    after = Counter(concepts[result.ledger.kept].tolist())
     most = max(before.values())
     rows = "".join(
         f'<tr><td>{k}</td><td class=n>{n}</td><td class=n>{after[k]}</td><td><span class=bar style="width:'
@@ -193,43 +216,44 @@ def _concepts(judgement) -> str:
     return f"<h2 id=concepts>Concepts before and after balancing</h2><table>{head}{rows}</table>"
 
 
-def _sheets(found, judgement, stills) -> str:
+def _sheets(result: CurationResult, stills: Store) -> str:
     """Kept clips, the ones nearest to a threshold on either side, dropped ones of every reason, and the quality set."""
-    ledger, outcomes = judgement.ledger, judgement.outcomes
-    has_still = found.going | (found.array("stage") == "spans")
+    found, ledger, outcomes = result.found, result.ledger, result.outcomes
+    has_still = found.usable | found.left_over
     rules = {rule.reason: rule for rule in outcomes}
     dropped = _each_reason(np.flatnonzero(has_still & (ledger.verdict == "drop")), ledger.reason)
-    groups = {
+    sheets: dict[str, Sheet] = {
         "Kept": [(i, None) for i in _spread(np.flatnonzero(ledger.kept))],
         "Borderline: nearest to a threshold": _borderline(outcomes, has_still & (ledger.verdict != "error")),
         "Dropped": [(i, rules.get(ledger.reason[i])) for i in dropped],
     }
-    if judgement.quality:
-        taken = [i for i, _, yes in judgement.quality if yes]
-        groups["Quality set, best first, as in quality.csv"] = [(i, None) for i in taken[: 4 * SHEET]]
-    wanted = {found.value("content_hash", i) for group in groups.values() for i, _ in group}
+    if result.proposals:
+        taken = [proposal.clip for proposal in result.proposals if proposal.taken]
+        sheets["Quality set, best first, as in quality.csv"] = [(i, None) for i in taken[: 4 * SHEET]]
+    wanted = {str(found.value("content_hash", i)) for sheet in sheets.values() for i, _ in sheet}
     pictures = {row["key"]: row for row in stills.rows(keys=wanted)} if wanted else {}
     out = []
-    for title, group in groups.items():
-        figures = "".join(_figure(found, ledger, i, rule, pictures) for i, rule in group)
-        out.append(f"<h3>{title} ({len(group)} shown)</h3><div class=sheet>{figures or '<p>None.</p>'}</div>")
+    for title, sheet in sheets.items():
+        figures = "".join(_figure(found, ledger, i, rule, pictures) for i, rule in sheet)
+        out.append(f"<h3>{title} ({len(sheet)} shown)</h3><div class=sheet>{figures or '<p>None.</p>'}</div>")
     return "".join(out)
 
 
 def _spread(indices: np.ndarray, most: int = SHEET) -> list[int]:
-    return (
-        indices[np.linspace(0, len(indices) - 1, min(most, len(indices))).astype(int)].tolist() if len(indices) else []
-    )
+    """At most `most` of the indices, evenly spaced."""
+    if not len(indices):
+        return []
+    return indices[np.linspace(0, len(indices) - 1, min(most, len(indices))).astype(int)].tolist()
 
 
-def _borderline(outcomes, eligible: np.ndarray, most: int = SHEET) -> list[tuple[int, object]]:
-    """(clip, rule) of the clips nearest to a threshold, measured in the spread of its score; rules take turns."""
+def _borderline(outcomes: Sequence[ThresholdOutcome], eligible: np.ndarray, most: int = SHEET) -> Sheet:
+    """The clips nearest to a threshold, in standard deviations of its score; rules take turns. eligible: bool (N,)."""
     queues = []
     for rule in outcomes:
         spread = np.nanstd(rule.score) if np.isfinite(rule.score).any() else 0.0
         gap = np.where(eligible, np.abs(rule.score - rule.threshold) / (spread or np.inf), np.nan)
         queues.append([(int(i), rule) for i in np.argsort(gap, kind="stable")[:most] if gap[i] < 0.25 and spread])
-    out = {}
+    out: dict[int, ThresholdOutcome | None] = {}
     for turn in itertools.zip_longest(*queues):
         for i, rule in filter(None, turn):
             out.setdefault(i, rule)
@@ -237,7 +261,7 @@ def _borderline(outcomes, eligible: np.ndarray, most: int = SHEET) -> list[tuple
 
 
 def _each_reason(indices: np.ndarray, reasons: np.ndarray, most: int = SHEET) -> list[int]:
-    """Reasons take turns until `most` are shown, and then stand together."""
+    """At most `most` of the indices: reasons take turns, and the result is grouped by reason."""
     by_reason: dict[str, list[int]] = {}
     for i in indices:
         by_reason.setdefault(reasons[i], []).append(int(i))
@@ -246,7 +270,9 @@ def _each_reason(indices: np.ndarray, reasons: np.ndarray, most: int = SHEET) ->
     return [i for group in by_reason.values() for i in group if i in chosen]
 
 
-def _figure(found, ledger, i: int, rule, pictures: dict) -> str:
+def _figure(
+    found: Candidates, ledger: Ledger, i: int, rule: ThresholdOutcome | None, pictures: Mapping[str, dict]
+) -> str:
     """One clip; rule: the threshold that it is shown for, or None."""
     clip = found.table.slice(i, 1).to_pylist()[0]
     row = pictures.get(clip["content_hash"])
@@ -270,13 +296,13 @@ def _figure(found, ledger, i: int, rule, pictures: dict) -> str:
     )
 
 
-def _errors(found, ledger, most: int = 60) -> str:
-    """What could not be read, a few of each reason, with the ledger's detail: for what was set aside, how to replay."""
+def _errors(found: Candidates, ledger: Ledger, most: int = 60) -> str:
+    """What could not be read, a few of each reason, with the ledger's detail, such as the command that replays it."""
     errors = np.flatnonzero(ledger.verdict == "error")
     if not len(errors):
         return ""
     rows = "".join(
-        f"<tr><td>{_e(ledger.reason[i])}</td><td>{_e(found.value('uri', i).rsplit('/', 1)[-1])}</td>"
+        f"<tr><td>{_e(ledger.reason[i])}</td><td>{_e(str(found.value('uri', i)).rsplit('/', 1)[-1])}</td>"
         f"<td>{_e(found.value('detail', i))}</td></tr>"
         for i in _each_reason(errors, ledger.reason, most)
     )

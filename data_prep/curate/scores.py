@@ -1,8 +1,12 @@
-"""From a file's measurements to a span's scores: what thresholds are applied to."""
+"""From a file's measurements to a span's scores, which thresholds are applied to.
+
+S: stills of a file.
+"""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -23,14 +27,19 @@ BLACK_LEVEL = 24.0
 FROZEN_CHANGE = 0.05
 
 
-def span_scores(row: dict, start_s: float, end_s: float, aesthetic: list[float] = ()) -> dict[str, float]:
-    """All of SCORES for one span of a file (a row of examine.SCHEMA, and the aesthetic score of each of its stills if
-    there are any); NaN where a score has no meaning.
+def span_scores(row: dict, start_s: float, end_s: float, aesthetic: Sequence[float] = ()) -> dict[str, float]:
+    """Compute all of SCORES for one span of a file; NaN where a score has no meaning.
 
     motion, camera_motion, object_motion: mean %/s of the diagonal. moving_area: share 0..1. scene_motion: the geometric
-    mean of object_motion and of moving_area in percent: both flow and pixels must say that something moves by itself.
+    mean of object_motion and of moving_area in percent: both flow and pixels must show that something moves by itself.
     jitter: median change of the camera's speed between samples, %/s. black, frozen: shares of samples. bars:
     share of the picture under black bars.
+
+    Args:
+        row: the file's measurements, a row of examine.SCHEMA.
+        start_s: start of the span.
+        end_s: its end; 0 for an image.
+        aesthetic: the aesthetic score of each of the S stills, or none.
     """
     out = dict.fromkeys(SCORES, math.nan)
     out["short_side"] = float(min(row["width"], row["height"]))
@@ -65,8 +74,8 @@ def span_scores(row: dict, start_s: float, end_s: float, aesthetic: list[float] 
     return out
 
 
-def stills_inside(still_s: list[float], start_s: float, end_s: float) -> list[int]:
-    """Indices of the stills in a span; of a span without one, the nearest."""
+def stills_inside(still_s: Sequence[float], start_s: float, end_s: float) -> list[int]:
+    """Indices of the stills in a span; for a span without any, the nearest one."""
     times = np.asarray(still_s)
     if end_s <= start_s:
         return list(range(len(times)))

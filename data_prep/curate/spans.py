@@ -1,9 +1,8 @@
-"""Spans: the pieces of a video that become clips. A span never crosses a cut.
+"""Spans: the parts of a video that become clips. A span never crosses a cut.
 
-Without lengths each shot is one span, and all is kept but what is shorter than a second: encoding takes what windows
-it can. With the lengths of a recipe's stages (17, 34 and 68 seconds) a shot is cut into as many of the longest as fit,
-then of the next, so that every clip fills a window and has scores of its own; what remains is a leftover, reported and
-not used.
+Without lengths each shot is one span, kept unless it is shorter than a second: encoding takes the segments that fit.
+With the lengths of a recipe's stages (17, 34 and 68 seconds) a shot is cut into as many of the longest as fit, then of
+the next, so that every clip fills a segment and is scored by itself; what remains is a leftover, reported and not used.
 """
 
 from __future__ import annotations
@@ -13,7 +12,8 @@ import itertools
 
 from lingen.model.stages import STAGES
 
-TICK_S = 1e-3  # times are rounded to this in Matroska
+TICK_S = 1e-3
+"""Matroska rounds times to this."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -21,7 +21,7 @@ class SpanConfig:
     lengths_s: tuple[float, ...] = ()
     """Seconds that clips are cut to, such as 17 34 68; empty: a whole shot is a clip."""
     stages: tuple[str, ...] = ()
-    """The same by the names of the paper's stages, such as t2v_512p_17s t2v_512p_68s."""
+    """The same, by names of the paper's stages, such as t2v_512p_17s t2v_512p_68s."""
     min_s: float = 1.0
     """Shorter clips are dropped as too_short (without lengths)."""
 
@@ -31,30 +31,37 @@ class SpanConfig:
         videos = [stage.name for stage in STAGES if stage.seconds]
         for name in self.stages:
             if name not in videos:
-                raise ValueError(f"--spans.stages: {name!r} is no video stage; use {', '.join(videos)}")
+                raise ValueError(f"--spans.stages: {name!r} is not a video stage; use {', '.join(videos)}")
 
     @property
     def lengths(self) -> tuple[float, ...]:
-        """All lengths asked for, the longest first."""
+        """All lengths asked for, longest first."""
         of_stages = {stage.seconds for stage in STAGES if stage.name in self.stages}
         return tuple(sorted(of_stages | set(self.lengths_s), reverse=True))
 
 
 @dataclasses.dataclass(frozen=True)
 class Span:
-    """[start_s, end_s) in seconds from the first shown frame; reason: "" or why it is no clip (leftover, too_short)."""
+    """[start_s, end_s) in seconds from the first shown frame."""
 
     start_s: float
     end_s: float
     reason: str = ""
+    """Why it is not a clip (leftover, too_short, dissolve), or ""."""
 
     @property
     def seconds(self) -> float:
+        """Its length."""
         return self.end_s - self.start_s
 
 
 def spans(duration_s: float, cuts_s: list[float], config: SpanConfig) -> list[Span]:
-    """All of a video as spans, in order, without gaps: what is not usable says why."""
+    """Divide a whole video into spans, in order and without gaps; a span that is not a clip says why.
+
+    Args:
+        duration_s: length of the video.
+        cuts_s: times of its cuts, in any order.
+    """
     edges = [0.0]
     for cut in sorted(cuts_s):
         if edges[-1] + TICK_S < cut < duration_s - TICK_S:

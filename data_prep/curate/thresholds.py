@@ -1,4 +1,7 @@
-"""Thresholds on scores. Nothing is decoded here: scores are measured once, thresholds move as often as one likes."""
+"""Thresholds on scores, and the demand for a caption. Scores are computed once, thresholds can change at any time.
+
+N: clips.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +10,11 @@ import re
 from collections.abc import Mapping
 
 import numpy as np
+import pyarrow.compute as pc
+
+from data_prep.curate.candidates import Candidates
+from data_prep.curate.ledger import Ledger
+from lingen.io.manifest import digest
 
 Threshold = float | str | None
 """A number, a percentile of the clips at hand such as "p25", or None for no limit."""
@@ -14,12 +22,12 @@ Threshold = float | str | None
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class FilterConfig:
-    """Each limit is a number, a percentile (p25: drop the lowest or highest quarter as the rule goes), or None."""
+    """Each limit is a number, a percentile (p25: drop the lowest quarter, or the highest for a max- limit), or None."""
 
     max_damaged: Threshold = 0.05
     """Share of frames missing or decoded with errors."""
     min_side: Threshold = 96
-    """Pixels of the shorter side, as shown."""
+    """Pixels of the shorter side, as displayed."""
     max_black: Threshold = 0.3
     """Share of samples that are black."""
     max_bars: Threshold = 0.25
@@ -37,9 +45,9 @@ class FilterConfig:
     max_jitter: Threshold = 40
     """Median change of the camera's speed from sample to sample, percent of the diagonal per second."""
     min_technical: Threshold = 3.0
-    """Sharpness, contrast, exposure and colour, 0 to 10. Says nothing of beauty."""
+    """Sharpness, contrast, exposure and colour, 0 to 10. Not a measure of beauty."""
     max_text_area: Threshold = 0.07
-    """Share of the picture under lettering: subtitles, titles, screens."""
+    """Share of the picture covered by text: subtitles, titles, screens."""
     min_aesthetic: Threshold = None
     """LAION aesthetic score, about 1 to 10 (4.5 is usual); needs --aesthetic.head."""
 
@@ -48,7 +56,17 @@ class FilterConfig:
             value = getattr(self, field.name)
             if isinstance(value, str) and not re.fullmatch(r"p(100|\d{1,2})(\.\d+)?", value):
                 flag = field.name.replace("_", "-")
-                raise ValueError(f"--filter.{flag}: {value!r} is no number, no percentile such as p25, and not None")
+                raise ValueError(f"--filter.{flag}: {value!r} is neither a number, a percentile such as p25, nor None")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class CaptionConfig:
+    missing: str = "drop"
+    """What happens to clips without a caption: drop or keep."""
+
+    def __post_init__(self):
+        if self.missing not in ("drop", "keep"):
+            raise ValueError(f"--caption.missing: {self.missing!r} is neither drop nor keep")
 
 
 REASONS = {
@@ -71,17 +89,42 @@ SCORE_OF = {rule: rule.split("_", 1)[1] for rule in REASONS} | {"min_side": "sho
 
 @dataclasses.dataclass(frozen=True)
 class ThresholdOutcome:
-    """One rule over all N clips. passed: bool (N,); score: float (N,), NaN where the rule does not apply."""
+    """One rule applied to all N clips."""
 
     rule: str
     reason: str
     score: np.ndarray
+    """float (N,), NaN where the rule does not apply."""
     threshold: float
     passed: np.ndarray
+    """bool (N,)."""
 
 
-def apply(scores: Mapping[str, np.ndarray], config: FilterConfig) -> list[ThresholdOutcome]:
-    """Every rule that has a threshold, in the order of REASONS, each over all clips (not only over those still in)."""
+def drop_by_thresholds(found: Candidates, ledger: Ledger, config: FilterConfig) -> list[ThresholdOutcome]:
+    """Apply every threshold to the usable clips, and record each in the ledger."""
+    outcomes = apply_thresholds(found.scores(), config)
+    config_hash, usable = digest(config), found.usable
+    for rule in outcomes:
+        verdict, reason = np.where(rule.passed, "keep", "drop"), np.where(rule.passed, "", rule.reason)
+        ledger.decide(rule.rule, verdict, reason, "", rule.score, rule.threshold, config_hash, usable)
+    return outcomes
+
+
+def drop_uncaptioned(found: Candidates, ledger: Ledger, config: CaptionConfig) -> None:
+    """Drop usable clips without a caption, unless these are to be kept."""
+    if config.missing == "keep":
+        return
+    captioned = pc.not_equal(found.table["caption"], "").to_numpy()
+    verdict, reason = np.where(captioned, "keep", "drop"), np.where(captioned, "", "caption_missing")
+    ledger.decide("caption", verdict, reason, config_hash=digest(config), where=found.usable)
+
+
+def apply_thresholds(scores: Mapping[str, np.ndarray], config: FilterConfig) -> list[ThresholdOutcome]:
+    """Apply every rule that has a threshold, in the order of REASONS, to all clips, not only to those still kept.
+
+    Args:
+        scores: float (N,) by name, NaN where a score has no meaning.
+    """
     out = []
     for rule, reason in REASONS.items():
         limit = getattr(config, rule)
@@ -95,7 +138,7 @@ def apply(scores: Mapping[str, np.ndarray], config: FilterConfig) -> list[Thresh
 
 
 def resolve(limit: float | str, score: np.ndarray) -> float:
-    """The number behind a threshold."""
+    """The number that a threshold stands for, given the scores (N,) of the clips at hand."""
     if not isinstance(limit, str):
         return float(limit)
     known = score[~np.isnan(score)]

@@ -1,17 +1,21 @@
-"""The demo's own footage, made at run time from photographs that installed packages carry: nothing is downloaded.
+"""The demo's own footage, made at run time from photographs in installed packages: nothing is downloaded.
 
-Real photographs, real camera moves over them (pan, tilt, zoom, roll, with ease in and out) and cut-outs of other
-photographs moving through the scene; plus the clips that a curation must drop (still, dark, unlicensed, unknown
-licence, broken, missing), so that the demo shows both sides of every gate.
+Real photographs, real camera moves over them (pan, tilt, zoom, roll, easing in and out) and cut-outs of other
+photographs that move through the scene; plus clips that curation must drop (still, dark, unlicensed, non-commercial,
+broken, missing), so that the demo shows both sides of every gate.
+
+H, W: sides of a picture.
 """
 
 from __future__ import annotations
 
 import csv
 import dataclasses
+import io
 import math
 from importlib.resources import files
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
@@ -24,7 +28,7 @@ SIZES = ((144, 240), (176, 176))  # height x width of the clips, a wide and a sq
 
 @dataclasses.dataclass(frozen=True)
 class Photo:
-    """A photograph inside an installed package, with what its licence asks us to keep."""
+    """A photograph in an installed package, with the attribution that its licence requires."""
 
     package: str
     path: str
@@ -33,7 +37,7 @@ class Photo:
     attribution: str
 
     def read(self) -> np.ndarray:
-        """uint8 RGB (H, W, 3)."""
+        """Decode it: uint8 RGB (H, W, 3)."""
         from PIL import Image
 
         with files(self.package).joinpath(self.path).open("rb") as f:
@@ -41,6 +45,7 @@ class Photo:
 
     @property
     def source(self) -> str:
+        """Where it comes from, for the manifest."""
         return f"{self.package}:{self.path}"
 
 
@@ -57,16 +62,29 @@ PHOTOS = (
     Photo("skimage", "data/camera.png", "a man behind a camera on a tripod", "CC0-1.0", "Lav Varshney"),
     Photo("matplotlib", "mpl-data/sample_data/grace_hopper.jpg", "a naval officer in uniform", "CC-PDDC", "US Navy"),
 )
-CUTOUTS = (1, 2, 3, 4)  # photographs whose middle is worth cutting out: flower, astronaut, cat, coffee
+CUTOUTS = (1, 2, 3, 4)  # photographs whose middle is cut out: flower, astronaut, cat, coffee
 
 
 @dataclasses.dataclass(frozen=True)
 class Move:
-    """A camera move: centre (fractions of the free room), zoom (1 = as wide as it goes) and roll (degrees)."""
+    """A camera move between two poses (x, y, zoom, roll): x and y as fractions of the free room, zoom from 1 (the
+    widest view), roll in degrees."""
 
     words: str
-    start: tuple[float, float, float, float]  # x, y, zoom, roll
+    """For the caption."""
+    start: tuple[float, float, float, float]
     end: tuple[float, float, float, float]
+
+
+class Cutout(NamedTuple):
+    """A moving object."""
+
+    pixels: np.ndarray
+    """uint8 (H, W, 3), H = W."""
+    alpha: np.ndarray
+    """(H, W, 1) in [0, 1]."""
+    path: tuple[float, float, float, float]
+    """Start and end of its centre, as fractions of the frame: x0, y0, x1, y1."""
 
 
 MOVES = (
@@ -79,19 +97,23 @@ MOVES = (
     Move("the camera rolls while moving closer", (0.5, 0.5, 1.5, -10), (0.5, 0.5, 2.0, 12)),
 )
 FIXED = Move("fixed camera", (0.5, 0.5, 1.2, 0), (0.5, 0.5, 1.2, 0))
-PATHS = (  # of the moving object, as fractions of the frame: x0, y0, x1, y1
-    ("moves from left to right", -0.15, 0.55, 1.15, 0.45),
-    ("moves from right to left", 1.15, 0.4, -0.15, 0.6),
-    ("falls from the top", 0.35, -0.2, 0.6, 1.2),
-    ("rises from below", 0.65, 1.2, 0.4, -0.2),
+PATHS = (  # of the moving object: words for the caption, and Cutout.path
+    ("moves from left to right", (-0.15, 0.55, 1.15, 0.45)),
+    ("moves from right to left", (1.15, 0.4, -0.15, 0.6)),
+    ("falls from the top", (0.35, -0.2, 0.6, 1.2)),
+    ("rises from below", (0.65, 1.2, 0.4, -0.2)),
 )
 
 
 def make_demo_clips(folder: str | Path, seed: int = 0, videos: int = 32) -> Path:
-    """Write the clips and their manifest.csv; returns the manifest's path.
+    """Write the clips and their manifest.csv, unless the manifest, which is written last, exists.
 
-    Nothing is made again when the manifest, written last, is there. `videos` counts the good ones; photographs and the
-    clips that must be dropped come on top.
+    Args:
+        folder: to write to.
+        seed: of lengths and noise.
+        videos: number of good ones; photographs and the clips that must be dropped come on top.
+    Returns:
+        The manifest's path.
     """
     folder = Path(folder)
     manifest = folder / "manifest.csv"
@@ -100,18 +122,14 @@ def make_demo_clips(folder: str | Path, seed: int = 0, videos: int = 32) -> Path
     folder.mkdir(parents=True, exist_ok=True)
     rng = np.random.default_rng(seed)
     photos = [photo.read() for photo in PHOTOS]
-    rows = []
-    for i in range(videos):
-        rows.append(_good_video(folder, i, photos, rng))
-    for i, (photo, pixels) in enumerate(zip(PHOTOS, photos)):
-        rows.append(_photo(folder, i, photo, pixels))
-    rows += _bad_ones(folder, photos, rng)
-    text = _csv(rows)
-    write_atomic(manifest, text)
+    rows = [_good_video(folder, i, photos, rng) for i in range(videos)]
+    rows += [_photo(folder, i, photo, pixels) for i, (photo, pixels) in enumerate(zip(PHOTOS, photos))]
+    rows += _bad_videos(folder, photos, rng)
+    write_atomic(manifest, _csv(rows))
     return manifest
 
 
-def _good_video(folder: Path, i: int, photos: list[np.ndarray], rng: np.random.Generator) -> dict:
+def _good_video(folder: Path, i: int, photos: list[np.ndarray], rng: np.random.Generator) -> dict[str, str]:
     which = i % len(PHOTOS)
     move = MOVES[(i + i // len(PHOTOS)) % len(MOVES)]
     height, width = SIZES[i % len(SIZES)]
@@ -119,11 +137,11 @@ def _good_video(folder: Path, i: int, photos: list[np.ndarray], rng: np.random.G
     caption = PHOTOS[which].subject
     attribution, license_id = PHOTOS[which].attribution, PHOTOS[which].license
     cutout = None
-    if i % 3 == 2:  # every third clip has a moving object, half of them before a fixed camera
+    if i % 3 == 2:  # every third clip has a moving object, half of these a fixed camera
         other = CUTOUTS[i // 3 % len(CUTOUTS)]
         other = other if other != which else CUTOUTS[(i // 3 + 1) % len(CUTOUTS)]
-        words, *path = PATHS[i // 3 % len(PATHS)]
-        cutout = (_cut_out(photos[other], round(height * 0.55)), path)
+        words, path = PATHS[i // 3 % len(PATHS)]
+        cutout = _cut_out(photos[other], round(height * 0.55), path)
         caption = f"{PHOTOS[other].subject} {words} in front of {caption}"
         attribution = f"{attribution}; {PHOTOS[other].attribution}"
         if PHOTOS[other].license != license_id:
@@ -136,7 +154,7 @@ def _good_video(folder: Path, i: int, photos: list[np.ndarray], rng: np.random.G
     return _row(f"videos/{name}", "video", caption, license_id, PHOTOS[which].source, attribution)
 
 
-def _photo(folder: Path, i: int, photo: Photo, pixels: np.ndarray) -> dict:
+def _photo(folder: Path, i: int, photo: Photo, pixels: np.ndarray) -> dict[str, str]:
     from PIL import Image
 
     path = folder / "photos" / f"{i:02d}_{Path(photo.path).stem}.jpg"
@@ -146,7 +164,7 @@ def _photo(folder: Path, i: int, photo: Photo, pixels: np.ndarray) -> dict:
     return _row(f"photos/{path.name}", "image", caption, photo.license, photo.source, photo.attribution)
 
 
-def _bad_ones(folder: Path, photos: list[np.ndarray], rng: np.random.Generator) -> list[dict]:
+def _bad_videos(folder: Path, photos: list[np.ndarray], rng: np.random.Generator) -> list[dict[str, str]]:
     height, width = SIZES[0]
     still = _film(photos[0], FIXED, height, width, round(3 * FPS))
     moving = _film(photos[4], MOVES[0], height, width, round(3 * FPS))
@@ -164,12 +182,14 @@ def _bad_ones(folder: Path, photos: list[np.ndarray], rng: np.random.Generator) 
     whole = (bad / "still.mp4").read_bytes()
     (bad / "truncated.mp4").write_bytes(whole[: len(whole) // 3])
     (bad / "noise.mp4").write_bytes(rng.bytes(20_000))
-    for name in ("truncated", "noise", "missing"):  # the last one is named in the manifest only
+    for name in ("truncated", "noise", "missing"):  # the last one exists only in the manifest
         rows.append(_row(f"bad/{name}.mp4", "video", f"A {name} file.", "CC0-1.0", f"demo:{name}", "demo"))
     return rows
 
 
-def _film(photo: np.ndarray, move: Move, height: int, width: int, frames: int, cutout=None) -> np.ndarray:
+def _film(
+    photo: np.ndarray, move: Move, height: int, width: int, frames: int, cutout: Cutout | None = None
+) -> np.ndarray:
     """Film a photograph: one affine warp a frame, with the camera easing in and out; uint8 (frames, H, W, 3)."""
     import cv2
 
@@ -189,13 +209,13 @@ def _film(photo: np.ndarray, move: Move, height: int, width: int, frames: int, c
         flags = cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR
         out[t] = cv2.warpAffine(photo, matrix, (width, height), flags=flags, borderMode=cv2.BORDER_REFLECT_101)
         if cutout is not None:
-            (pixels, alpha), (x0, y0, x1, y1) = cutout
-            _paste(out[t], pixels, alpha, (x0 + (x1 - x0) * at) * width, (y0 + (y1 - y0) * at) * height)
+            x0, y0, x1, y1 = cutout.path
+            _paste(out[t], cutout, (x0 + (x1 - x0) * at) * width, (y0 + (y1 - y0) * at) * height)
     return out
 
 
-def _cut_out(photo: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray]:
-    """The middle of a photograph under a soft ellipse: uint8 (size, size, 3) and alpha (size, size, 1) in [0, 1]."""
+def _cut_out(photo: np.ndarray, size: int, path: tuple[float, float, float, float]) -> Cutout:
+    """Cut a soft disc of `size` pixels out of the middle of a photograph."""
     import cv2
 
     side = min(photo.shape[:2])
@@ -203,12 +223,12 @@ def _cut_out(photo: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray]:
     pixels = cv2.resize(photo[top : top + side, left : left + side], (size, size), interpolation=cv2.INTER_AREA)
     yy, xx = np.mgrid[-1 : 1 : size * 1j, -1 : 1 : size * 1j]
     alpha = np.clip((0.95 - np.hypot(xx, yy)) / 0.12, 0, 1)[..., None]
-    return pixels, alpha
+    return Cutout(pixels, alpha, path)
 
 
-def _paste(frame: np.ndarray, pixels: np.ndarray, alpha: np.ndarray, cx: float, cy: float) -> None:
+def _paste(frame: np.ndarray, cutout: Cutout, cx: float, cy: float) -> None:
     """Blend a cut-out into the frame, in place, clipped at its edges."""
-    size = pixels.shape[0]
+    size = cutout.pixels.shape[0]
     left, top = round(cx - size / 2), round(cy - size / 2)
     x0, y0 = max(left, 0), max(top, 0)
     x1, y1 = min(left + size, frame.shape[1]), min(top + size, frame.shape[0])
@@ -216,10 +236,11 @@ def _paste(frame: np.ndarray, pixels: np.ndarray, alpha: np.ndarray, cx: float, 
         return
     part = (slice(y0 - top, y1 - top), slice(x0 - left, x1 - left))
     below = frame[y0:y1, x0:x1]
-    frame[y0:y1, x0:x1] = (pixels[part] * alpha[part] + below * (1 - alpha[part])).round().astype(np.uint8)
+    pixels, alpha = cutout.pixels[part], cutout.alpha[part]
+    frame[y0:y1, x0:x1] = (pixels * alpha + below * (1 - alpha)).round().astype(np.uint8)
 
 
-def _row(uri: str, media_type: str, caption: str, license_id: str, source: str, attribution: str) -> dict:
+def _row(uri: str, media_type: str, caption: str, license_id: str, source: str, attribution: str) -> dict[str, str]:
     return {
         "uri": uri,
         "media_type": media_type,
@@ -230,9 +251,7 @@ def _row(uri: str, media_type: str, caption: str, license_id: str, source: str, 
     }
 
 
-def _csv(rows: list[dict]) -> str:
-    import io
-
+def _csv(rows: list[dict[str, str]]) -> str:
     text = io.StringIO()
     writer = csv.DictWriter(text, fieldnames=list(rows[0]))
     writer.writeheader()

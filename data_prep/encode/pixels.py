@@ -1,9 +1,11 @@
-"""Short windows of pixels for training the TAE: decoded once from curated clips, then read at random.
+"""Short segments of pixels for training the TAE: decoded once from curated clips, then read at random.
 
-    pixels/<key>.npy   uint8 (T, H, W, 3), one file a window
-    pixels/index.json  all windows, written last: key, clip_id, source, media, held_out
+    pixels/<key>.npy   uint8 (N, H, W, 3), one file per segment
+    pixels/index.json  all segments under "windows", written last: key, clip_id, source, media, held_out
 
-Whole sources are held out, not windows: two clips of one recording never stand on both sides.
+Whole sources are held out, not segments: two clips of one recording never stand on both sides.
+
+Legend: N frames, H/W pixels.
 """
 
 from __future__ import annotations
@@ -12,11 +14,12 @@ import dataclasses
 import hashlib
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from data_prep.encode.segment_frames import windows_with_frames
-from data_prep.encode.segments import Window, plan_windows
+from data_prep.encode.segment_frames import read_segments
+from data_prep.encode.segments import Segment, cut_segments
 from lingen.io.manifest import read_json, write_json
 from lingen.io.progress import Progress
 
@@ -25,33 +28,33 @@ INDEX = "index.json"
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class PixelConfig:
-    """Which windows are cut from the curated clips."""
+    """Which segments are cut from the curated clips."""
 
     resolution: int = 256
-    """area of a picture is resolution squared"""
+    """a frame has about resolution squared pixels; a multiple of 16"""
     frames: int = 32
-    """frames of a video window"""
+    """frames of a video segment"""
     fps: float = 16.0
     """frames per second that videos are sampled at"""
     aspect_ratios: tuple[str, ...] = ("1:1", "16:9", "9:16", "4:3", "3:4")
-    """shapes, width:height; a clip goes to the nearest and is cut to it from the centre"""
+    """aspect ratios, width:height; each clip is cropped about its centre to the nearest"""
     windows_per_clip: int = 4
-    """at most so many windows from one clip"""
+    """most segments of one clip"""
     held_out: float = 0.15
-    """share of the sources kept for validation (at least one, when there are two)"""
+    """share of the sources kept for validation (at least one, if there are two)"""
     decode_timeout_s: float = 120.0
-    """a window that takes longer is left out"""
+    """seconds to wait for the frames of a segment before it is left out"""
 
     def __post_init__(self):
         if not 0 < self.held_out < 1:
             raise ValueError(f"--pixels.held-out: must be between 0 and 1, got {self.held_out}")
         if self.frames < 2:
-            raise ValueError(f"--pixels.frames: need at least 2 frames in a video window, got {self.frames}")
+            raise ValueError(f"--pixels.frames: a video segment needs at least 2 frames, got {self.frames}")
 
 
 @dataclasses.dataclass(frozen=True)
-class PixelWindow:
-    """One decoded window."""
+class PixelSegment:
+    """One decoded segment."""
 
     key: str
     clip_id: str
@@ -60,68 +63,85 @@ class PixelWindow:
     held_out: bool
 
     def read(self, folder: Path) -> np.ndarray:
-        """uint8 (T, H, W, 3), mapped, not loaded."""
+        """The frames, uint8 (N, H, W, 3), memory-mapped."""
         return np.load(folder / f"{self.key}.npy", mmap_mode="r")
 
 
-def write_pixels(clips: Sequence[dict], folder: Path, config: PixelConfig) -> tuple[list[PixelWindow], list[dict]]:
-    """Decode the windows of curated clips; goes on where an interrupted run stopped.
+def write_pixels(
+    clips: Sequence[dict[str, Any]], folder: Path, config: PixelConfig
+) -> tuple[list[PixelSegment], list[dict[str, str]]]:
+    """Decode the segments of curated clips; resumes an interrupted run.
 
-    Args: clips, rows of clips.parquet. Returns (windows, errors): errors have key, clip_id, reason, detail.
+    Args:
+        clips: rows of clips.parquet.
+        folder: where the files go.
+        config: which segments to cut.
+
+    Returns:
+        The decoded segments, and a row of the errors table for each that cannot be read.
 
     Raises:
-        ValueError: no clip gives a window.
+        ValueError: no clip yields a segment.
     """
     if (folder / INDEX).is_file():
         found = read_json(folder / INDEX)
-        return [PixelWindow(**w) for w in found["windows"]], found["errors"]
-    plan = plan_windows(
+        return [PixelSegment(**s) for s in found["windows"]], found["errors"]
+    segments = _cut(clips, config)
+    folder.mkdir(parents=True, exist_ok=True)
+    decoded = {path.stem for path in folder.glob("*.npy")}
+    missing = [s for s in segments if s.key not in decoded]
+    errors: list[dict[str, str]] = []
+    progress = Progress("decode", len(segments), unit="segments", done=len(segments) - len(missing))
+    for segment, frames_NHW3 in read_segments(missing, errors, num_cpus=0.5, timeout_s=config.decode_timeout_s):
+        if frames_NHW3 is not None:
+            part = folder / f".{segment.key}.npy"
+            with open(part, "wb") as f:
+                np.save(f, frames_NHW3)
+            part.rename(folder / f"{segment.key}.npy")
+            decoded.add(segment.key)
+        progress.update()
+    progress.close()
+    done = _split([s for s in segments if s.key in decoded], config.held_out)
+    write_json(folder / INDEX, {"windows": done, "errors": errors})
+    return done, errors
+
+
+def _cut(clips: Sequence[dict[str, Any]], config: PixelConfig) -> list[Segment]:
+    """The segments of all buckets."""
+    layout = cut_segments(
         clips,
         resolution=config.resolution,
         frames=(1, config.frames),
         fps=config.fps,
         aspect_ratios=config.aspect_ratios,
-        max_windows_per_clip=config.windows_per_clip,
+        max_per_clip=config.windows_per_clip,
         max_upscale=1.25,
     )
-    windows = [w for of_bucket in plan.windows.values() for w in of_bucket]
-    if not windows:
-        why = "; ".join(f"{n} {reason}" for reason, n in plan.unused.items()) or "it keeps none"
-        raise ValueError(f"--curated: no clip gives a window of {config.frames} frames at {config.resolution}p ({why})")
-    folder.mkdir(parents=True, exist_ok=True)
-    there = {path.stem for path in folder.glob("*.npy")}
-    missing = [w for w in windows if w.key not in there]
-    errors: list[dict] = []
-    progress = Progress("decode", len(windows), unit="windows", done=len(windows) - len(missing))
-    for window, frames in windows_with_frames(missing, errors, num_cpus=0.5, timeout_s=config.decode_timeout_s):
-        if frames is not None:
-            part = folder / f".{window.key}.npy"
-            with open(part, "wb") as f:
-                np.save(f, frames)
-            part.rename(folder / f"{window.key}.npy")
-            there.add(window.key)
-        progress.update()
-    progress.close()
-    done = _split([w for w in windows if w.key in there], config.held_out)
-    write_json(folder / INDEX, {"windows": done, "errors": errors})
-    return done, errors
+    segments = [s for of_bucket in layout.segments.values() for s in of_bucket]
+    if not segments:
+        why = "; ".join(f"{n} {reason}" for reason, n in layout.unused.items()) or "there are no clips"
+        raise ValueError(
+            f"--curated: no clip yields a segment of {config.frames} frames at {config.resolution}p ({why}); "
+            "change --pixels.frames or --pixels.resolution"
+        )
+    return segments
 
 
-def _split(windows: list[Window], held_out: float) -> list[PixelWindow]:
-    """Hold out sources by the order of their hashes: stable when clips are added, blind to what is in them.
+def _split(segments: list[Segment], held_out: float) -> list[PixelSegment]:
+    """Hold out sources by the order of their hashes: stable when clips are added, independent of their content.
 
-    Only sources with videos count towards the share: photographs alone would say nothing about time.
+    Only sources with videos count towards the share: photographs alone would tell nothing about time.
     """
-    videos = {_source(w) for w in windows if not w.bucket.startswith("image")} or {_source(w) for w in windows}
-    by_hash = sorted(videos, key=lambda s: hashlib.sha256(s.encode()).hexdigest())
+    videos = {_source(s) for s in segments if not s.bucket.startswith("image")} or {_source(s) for s in segments}
+    by_hash = sorted(videos, key=lambda source: hashlib.sha256(source.encode()).hexdigest())
     count = max(1, round(len(by_hash) * held_out)) if len(by_hash) > 1 else 0
     chosen = set(by_hash[:count])
     return [
-        PixelWindow(w.key, w.provenance.clip_id, _source(w), w.bucket.partition("_")[0], _source(w) in chosen)
-        for w in windows
+        PixelSegment(s.key, s.provenance.clip_id, _source(s), s.bucket.partition("_")[0], _source(s) in chosen)
+        for s in segments
     ]
 
 
-def _source(window: Window) -> str:
-    """What was recorded once: the manifest's source, else the file's content."""
-    return window.provenance.source or window.provenance.clip_id.partition("-")[0]
+def _source(segment: Segment) -> str:
+    """The recording: the manifest's source, else the file's content."""
+    return segment.provenance.source or segment.provenance.clip_id.partition("-")[0]

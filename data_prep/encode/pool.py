@@ -1,83 +1,106 @@
-"""Shards through a pool of Ray Data actors, with one progress line over all of them."""
+"""Run shards through a pool of Ray Data actors, with one progress line for all of them."""
 
 from __future__ import annotations
 
 import dataclasses
-import logging
 import os
 import threading
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import ray
+from ray.actor import ActorHandle
 
+from data_prep.ray_cluster import quiet_ray
 from lingen.io.progress import Progress
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class EncodeWorkers:
-    """How many workers encode, and what each reserves. Does not change what is written."""
+    """How many workers encode, and what each reserves. Does not change the output."""
 
     count: int = 0
-    """Workers; 0 takes one per GPU when gpus is not 0, otherwise one."""
+    """Workers; 0: one per GPU if --workers.gpus is not 0, otherwise one."""
     cpus: float = 0.5
-    """CPUs reserved per worker; reading frames needs what remains."""
+    """CPUs reserved per worker; frames are read on the remaining ones."""
     gpus: float = 0
-    """GPUs reserved per worker; 0 encodes on the CPU."""
+    """GPUs reserved per worker; 0: encode on the CPU."""
     threads: int = 0
-    """torch threads per worker on the CPU; 0 takes half of the machine's CPUs, shared between the workers."""
+    """torch threads per worker on the CPU; 0: half of the machine's CPUs, shared between the workers."""
 
     def __post_init__(self):
         if self.count < 0 or self.cpus < 0 or self.gpus < 0 or self.threads < 0:
-            raise ValueError("workers: count, cpus, gpus and threads must not be negative")
+            raise ValueError("--workers: count, cpus, gpus and threads must not be negative")
 
     @property
     def device(self) -> str:
+        """Torch device that workers encode on."""
         return "cuda" if self.gpus else "cpu"
 
 
 def pool_size(config: EncodeWorkers) -> int:
-    """Workers that the cluster has room for. ValueError when there is none for a single one."""
-    have = ray.cluster_resources()
-    for name, need in (("CPU", config.cpus), ("GPU", config.gpus)):
-        if need > have.get(name, 0):
-            raise ValueError(f"workers: one needs {need:g} {name}, the cluster has {have.get(name, 0):g}")
+    """The number of workers to start on the connected cluster.
+
+    Raises:
+        ValueError: the cluster has no room for even one.
+    """
+    available = ray.cluster_resources()
+    for field, name, need in (("cpus", "CPU", config.cpus), ("gpus", "GPU", config.gpus)):
+        have = available.get(name, 0)
+        if need > have:
+            raise ValueError(f"--workers.{field}: one worker needs {need:g} {name}, but the cluster has only {have:g}")
     if config.count:
         return config.count
-    return int(have["GPU"] // config.gpus) if config.gpus else 1
+    return int(available["GPU"] // config.gpus) if config.gpus else 1
 
 
 def torch_threads(config: EncodeWorkers) -> int:
+    """Torch threads per worker."""
     return config.threads or max(1, (os.cpu_count() or 1) // (2 * max(1, config.count)))
 
 
-@ray.remote(num_cpus=0)
 class Tally:
-    """Counts finished units across workers."""
+    """An actor that counts finished units across workers."""
 
     def __init__(self):
         self.count = 0
 
     def add(self, n: int) -> None:
+        """Count `n` more units."""
         self.count += n
 
     def total(self) -> int:
+        """Units so far."""
         return self.count
 
 
-def run_shards(worker: type, settings, rows: list[dict], config: EncodeWorkers, progress: Progress) -> list[dict]:
-    """Call worker(settings, tally) on every row in a pool of actors; returns what the calls return, in any order."""
-    if not rows:
+def run_shards(
+    worker: type, settings: object, tasks: Sequence[Mapping[str, Any]], config: EncodeWorkers, progress: Progress
+) -> list[dict[str, Any]]:
+    """Run tasks, one per shard, through a pool of actors.
+
+    Args:
+        worker: class of the actors, built as worker(settings, tally) and called with one task at a time.
+        settings: first argument of every worker.
+        tasks: one per shard, with plain values.
+        config: size of the pool and resources of each worker.
+        progress: advanced by what workers add to the tally; closed at the end.
+
+    Returns:
+        What the calls return, in any order.
+    """
+    if not tasks:
         progress.close("nothing left to do")
         return []
-    ray.data.DataContext.get_current().enable_progress_bars = False
-    logging.getLogger("ray.data").setLevel(logging.ERROR)
-    tally, stop = Tally.remote(), threading.Event()
+    quiet_ray()
+    tally, stop = ray.remote(Tally).options(num_cpus=0).remote(), threading.Event()
     watcher = threading.Thread(target=_watch, args=(tally, progress, stop), daemon=True)
     watcher.start()
     try:
-        data = ray.data.from_items(rows, override_num_blocks=len(rows)).map(
+        data = ray.data.from_items(list(tasks), override_num_blocks=len(tasks)).map(
             worker,
             fn_constructor_args=(settings, tally),
-            compute=ray.data.ActorPoolStrategy(size=min(pool_size(config), len(rows))),
+            compute=ray.data.ActorPoolStrategy(size=min(pool_size(config), len(tasks))),
             num_cpus=config.cpus,
             num_gpus=config.gpus or None,
         )
@@ -88,10 +111,11 @@ def run_shards(worker: type, settings, rows: list[dict], config: EncodeWorkers, 
         progress.close()
 
 
-def _watch(tally, progress: Progress, stop: threading.Event) -> None:
+def _watch(tally: ActorHandle, progress: Progress, stop: threading.Event) -> None:
+    """Advance the progress line once a second."""
     seen, last = 0, False
     while not last:
-        last = stop.wait(1.0)  # once more after the end, for what came since
+        last = stop.wait(1.0)  # once more after the end, for the last units
         total = ray.get(tally.total.remote())
         progress.update(total - seen)
         seen = total

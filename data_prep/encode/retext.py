@@ -1,4 +1,4 @@
-"""The same latents with other text encoders: a new folder that shares what stays (hard links where possible)."""
+"""The same latents with other text encoders: a new folder that shares unchanged files (hard links where possible)."""
 
 from __future__ import annotations
 
@@ -20,66 +20,68 @@ from lingen.text.encoders import parse_text_encoders
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class RetextConfig:
-    """Give encoded shards other text encoders; the latents, and the text of encoders that stay, are shared."""
+    """Embed the captions of encoded shards with other text encoders; latents and unchanged text are shared."""
 
     shards: Path
-    """Folder of jobs/encode.py whose latents are taken over."""
+    """Output folder of jobs/encode.py whose latents are shared."""
     output: Path
     """Folder for the same latents with the new text."""
     text: Encoders
-    """All text encoders that the new folder shall have, written as for jobs/encode.py. The text of those that are
-    in --shards under the same name and with the same weights is taken over; the others embed the captions."""
+    """All text encoders of the new folder, written as for jobs/encode.py. Text that --shards already has under the
+    same name and with the same weights is shared; the other encoders embed the captions."""
     workers: EncodeWorkers = dataclasses.field(default_factory=EncodeWorkers)
     """The encoding workers."""
     overwrite: bool = False
-    """Replace a folder that was made with other settings."""
+    """Replace a folder made with other settings."""
 
     def __post_init__(self):
         parse_text_encoders(self.text)
 
 
 @dataclasses.dataclass(frozen=True)
-class Retexted:
-    """What was done: samples, and the names of the encoders that embedded anew and of those taken over."""
+class RetextResult:
+    """What the job did."""
 
     samples: int
     embedded: list[str]
+    """Names of the encoders whose text is new."""
     shared: list[str]
+    """Names of the encoders whose text is shared with the old folder."""
 
 
-def retext(config: RetextConfig) -> Retexted:
-    """Run the job; the manifest reads as one of jobs/encode.py with the new text settings.
+def retext(config: RetextConfig) -> RetextResult:
+    """Run the job; its manifest reads like one of jobs/encode.py with the new text settings.
 
     Raises:
         ValueError: bad configuration, before any work.
     """
     started = time.time()
     source = require_manifest(config.shards, "encode", "--shards")
-    before = ShardIndex.open(config.shards)
+    index = ShardIndex.open(config.shards)
     encoders = parse_text_encoders(config.text)
     digests = text_digests(encoders)
     latents = {name: value for name, value in source["outputs"].items() if name.startswith("latents/")}
     content = source["config"] | {"text": config.text}
     inputs = {"latents": digest(latents), "text": digests}
     folder = OutputFolder.open(config.output, "encode", content, inputs, overwrite=config.overwrite)
-    shared = [form.name for form in before.text_format if digests.get(form.name) == form.digest]
-    done = Retexted(len(before), [name for name in encoders if name not in shared], shared)
+    shared = [form.name for form in index.text_format if digests.get(form.name) == form.digest]
+    done = RetextResult(len(index), [name for name in encoders if name not in shared], shared)
     if folder.finished:
         return done
     for tree in ("latents", "tae", *map(text_tree, shared)):
-        share(Path(config.shards, tree), folder.path / tree)
+        link_or_copy(Path(config.shards, tree), folder.path / tree)
     connect()
     pool_size(config.workers)
     for name in done.embedded:
-        write_text(folder.path, list(before.buckets), name, encoders[name], content["dtype"], config.workers)
+        write_text(folder.path, list(index.buckets), name, encoders[name], content["dtype"], config.workers)
     summary = source["outputs"]["summary"] | {"seconds": time.time() - started}
     folder.publish(index_digests(folder.path) | {"summary": summary}, started)
     remove_parts(folder.path)
     return done
 
 
-def share(source: Path, target: Path) -> None:
-    """A file, or the files of a tree, under another root: hard links, copies across file systems."""
+def link_or_copy(source: Path, target: Path) -> None:
+    """Give a file, or all files of a tree, a second place: hard links, or copies across file systems."""
     for path in [source] if source.is_file() else sorted(p for p in source.rglob("*") if p.is_file()):
         copy = target / path.relative_to(source)
         copy.parent.mkdir(parents=True, exist_ok=True)

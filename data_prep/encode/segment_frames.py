@@ -1,162 +1,195 @@
-"""Reading windows' frames in Ray tasks, a few ahead of whoever encodes them.
+"""Read the frames of segments in Ray tasks, a few tasks ahead of the encoder.
 
-One task reads the windows of one clip that follow each other, so the clip is fetched, hashed and probed once. A process
-of its own per task: a decoder that crashes, hangs or eats the memory costs a window, not the job. Frames travel in
-shared memory; those of a long window piece by piece. No torch here, so that the reading processes start fast and stay
+One task reads consecutive segments of one clip, so the clip is fetched, hashed and probed once. Each task runs in a
+process of its own: a decoder that crashes, hangs or runs out of memory costs a segment, not the job. Frames travel in
+shared memory; those of a long segment piece by piece. No torch here, so that reading processes start fast and stay
 small.
 
-N frames, H/W pixels.
+Legend: N frames, H/W pixels.
 """
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import groupby
+from typing import TypeVar, cast
 
 import numpy as np
 import ray
 
-from data_prep.encode.segments import Window
-from data_prep.media.probe import MediaError
+from data_prep.encode.segments import Segment
+from data_prep.media.errors import MediaError
+from data_prep.media.probe import Probe
 from lingen.data.buckets import Bucket
 
 READ_AHEAD = 3
+"""Groups of segments that are read at once."""
 GROUP_BYTES = 256e6
-"""Frames that one task may return, unless a single window is larger."""
+"""Most bytes of frames that one task returns, unless a single segment is larger."""
 
-Frames = tuple[np.ndarray | None, str, str]
-"""(uint8 N,H,W,3, "", "") or (None, reason, detail)."""
+Frames = np.ndarray | MediaError
+"""uint8 (N, H, W, 3), or why there are none."""
+
+T = TypeVar("T")
 
 
-def windows_with_frames(
-    windows: Sequence[Window], errors: list[dict], num_cpus: float, timeout_s: float
-) -> Iterator[tuple[Window, np.ndarray | None]]:
-    """Every window in order with its frames (uint8 N,H,W,3), or None and a row in `errors` (the errors table).
+def read_segments(
+    segments: Sequence[Segment], errors: list[dict[str, str]], num_cpus: float, timeout_s: float
+) -> Iterator[tuple[Segment, np.ndarray | None]]:
+    """Yield every segment in order with its frames, uint8 (N, H, W, 3), or with None after adding an error row.
 
-    Args: num_cpus, reserved per reading task; timeout_s, how long to wait for one window.
+    Args:
+        segments: what to read; segments of one clip should be neighbours.
+        errors: receives a row of the errors table for each segment that cannot be read.
+        num_cpus: CPUs reserved per reading task.
+        timeout_s: seconds to wait for one segment.
     """
-    task = _read.options(num_cpus=num_cpus)
-    todo, ahead = deque(_group(windows)), deque()
+    reader = _read.options(num_cpus=num_cpus)
+    todo = deque(_groups(segments))
+    ahead: deque[tuple[list[Segment], ray.ObjectRef]] = deque()
     while todo or ahead:
         while todo and len(ahead) < READ_AHEAD:
             group = todo.popleft()
-            ahead.append((group, task.remote(group)))
+            ahead.append((group, reader.remote(group)))
         group, ref = ahead.popleft()
-        found = _wait(ref, timeout_s * len(group))
-        if isinstance(found, str):  # the process died or hung: find out on which window
-            alone = [found] if len(group) == 1 else [_wait(task.remote([w]), timeout_s) for w in group]
-            found = [(None, *one.split(": ", 1)) if isinstance(one, str) else one[0] for one in alone]
-        for window, (frames_NHW3, reason, detail) in zip(group, found, strict=True):
-            if reason:
-                errors.append(error_row(window, reason, detail))
-            yield window, frames_NHW3
+        for segment, frames in zip(group, _frames_of(group, ref, reader.remote, timeout_s), strict=True):
+            if isinstance(frames, MediaError):
+                errors.append(error_row(segment, frames))
+                yield segment, None
+            else:
+                yield segment, frames
 
 
 def is_long(bucket: str) -> bool:
-    """Whether a bucket's windows are too large to hold one whole."""
-    return _bytes(Bucket.parse(bucket)) > GROUP_BYTES
+    """Whether a bucket's segments are too large to hold one whole in memory."""
+    return _frame_bytes(bucket) > GROUP_BYTES
 
 
-def frames_in_pieces(window: Window, length: int, num_cpus: float, timeout_s: float) -> Iterator[np.ndarray]:
-    """The frames of one window, uint8 (length, H, W, 3) at a time; the reader is at most two pieces ahead.
+def read_in_pieces(segment: Segment, length: int, num_cpus: float, timeout_s: float) -> Iterator[np.ndarray]:
+    """Yield the frames of one segment as pieces, uint8 (length, H, W, 3); the reader is at most two pieces ahead.
 
-    Args: num_cpus, reserved for the reading task; timeout_s, how long to wait for a piece.
+    Args:
+        segment: what to read.
+        length: frames per piece; the last piece may be shorter.
+        num_cpus: CPUs reserved for the reading task.
+        timeout_s: seconds to wait for a piece.
 
     Raises:
-        MediaError: why the frames cannot be had; with the reasons of the errors table.
+        MediaError: the frames cannot be read; with the reasons of the errors table.
     """
-    task = _read_in_pieces.options(num_cpus=num_cpus, _generator_backpressure_num_objects=2)
-    refs = task.remote(window, length)
+    reader = _read_in_pieces.options(num_cpus=num_cpus, _generator_backpressure_num_objects=2)
+    refs = cast(ray.ObjectRefGenerator, reader.remote(segment, length))
     while True:
         ready, _ = ray.wait([refs], timeout=timeout_s)
         if not ready:
             ray.cancel(refs, force=True)
-            raise MediaError("decode_timeout", f"no frames after {timeout_s:g} s")
+            raise _timeout(timeout_s)
         ref = next(refs, None)
         if ref is None:
             return
-        found = _wait(ref, timeout_s)
-        if isinstance(found, str):
-            raise MediaError(*found.split(": ", 1))
-        yield found
+        frames: Frames = _result(ref, timeout_s)
+        if isinstance(frames, MediaError):
+            raise frames
+        yield frames
 
 
-def error_row(window: Window, reason: str, detail: str) -> dict[str, str]:
+def error_row(segment: Segment, error: MediaError) -> dict[str, str]:
     """A row of the errors table."""
-    source = window.provenance
-    about = {"key": window.key, "clip_id": source.clip_id, "uri": source.uri, "bucket": window.bucket}
-    return about | {"reason": reason, "detail": detail}
+    source = segment.provenance
+    about = {"key": segment.key, "clip_id": source.clip_id, "uri": source.uri, "bucket": segment.bucket}
+    return about | {"reason": error.reason, "detail": error.detail}
 
 
-def _bytes(bucket: Bucket) -> int:
-    return 3 * bucket.frames * bucket.height * bucket.width
+def _frame_bytes(bucket: str) -> int:
+    """Bytes of a segment's frames."""
+    shape = Bucket.parse(bucket)
+    return 3 * shape.frames * shape.height * shape.width
 
 
-def _group(windows: Sequence[Window]) -> Iterator[list[Window]]:
-    """Neighbours of one clip, as many as their frames may take memory."""
-    for _, same in groupby(windows, key=lambda w: w.provenance.uri):
-        same = list(same)
-        size = max(1, int(GROUP_BYTES // _bytes(Bucket.parse(same[0].bucket))))
-        yield from (same[i : i + size] for i in range(0, len(same), size))
+def _groups(segments: Sequence[Segment]) -> Iterator[list[Segment]]:
+    """Neighbours of one clip, as many as fit GROUP_BYTES."""
+    for _, neighbours in groupby(segments, key=lambda s: s.provenance.uri):
+        of_clip = list(neighbours)
+        size = max(1, int(GROUP_BYTES // _frame_bytes(of_clip[0].bucket)))
+        yield from (of_clip[i : i + size] for i in range(0, len(of_clip), size))
 
 
-def _wait(ref, timeout_s: float):
-    """What the task returns, or "reason: detail" when its process failed."""
+def _frames_of(
+    group: list[Segment],
+    ref: ray.ObjectRef[list[Frames]],
+    read: Callable[[list[Segment]], ray.ObjectRef[list[Frames]]],
+    timeout_s: float,
+) -> list[Frames]:
+    """The result of a reading task; where its process died or hung, its segments are read again one by one."""
+    try:
+        return _result(ref, timeout_s * len(group))
+    except MediaError as error:
+        if len(group) == 1:
+            return [error]
+    return [frames for s in group for frames in _frames_of([s], read([s]), read, timeout_s)]
+
+
+def _result(ref: ray.ObjectRef[T], timeout_s: float) -> T:
+    """What a task returns. MediaError when it takes too long or its process died."""
     ready, _ = ray.wait([ref], timeout=timeout_s)
     if not ready:
         ray.cancel(ref, force=True)
-        return f"decode_timeout: no frames after {timeout_s:g} s"
+        raise _timeout(timeout_s)
     try:
         return ray.get(ref)
     except ray.exceptions.WorkerCrashedError:
-        return "decoder_crashed: the reading process ended"
+        raise MediaError("decoder_crashed", "the reading process ended") from None
     except ray.exceptions.OutOfMemoryError:
-        return "out_of_memory: the reading process was killed for memory; a larger --decode-cpus runs fewer at once"
+        detail = "the reading process was killed for memory; a larger --decode-cpus runs fewer at once"
+        raise MediaError("out_of_memory", detail) from None
+
+
+def _timeout(timeout_s: float) -> MediaError:
+    return MediaError("decode_timeout", f"no frames after {timeout_s:g} s")
 
 
 @ray.remote(max_retries=1)
-def _read(group: list[Window]) -> list[Frames]:
-    """The windows' frames; all are of one clip."""
+def _read(group: list[Segment]) -> list[Frames]:
+    """The frames of segments of one clip."""
     from data_prep.media.frames import read_frames
 
     found: list[Frames] = []
     try:
-        with _opened(group[0]) as (path, known):
-            for window in group:
-                bucket = Bucket.parse(window.bucket)
+        with _local_file(group[0]) as (path, known):
+            for segment in group:
+                bucket = Bucket.parse(segment.bucket)
                 size = (bucket.height, bucket.width)
                 try:
-                    frames_NHW3 = read_frames(path, window.times_s, size=size, threads=1, known=known)
-                    found.append((frames_NHW3, "", ""))
+                    found.append(read_frames(path, segment.times_s, size=size, threads=1, known=known))
                 except MediaError as error:
-                    found.append((None, error.reason, error.detail))
+                    found.append(error)
     except MediaError as error:
-        return [(None, error.reason, error.detail)] * len(group)
+        return [error] * len(group)
     return found
 
 
 @ray.remote(max_retries=0)
-def _read_in_pieces(window: Window, length: int) -> Iterator[np.ndarray | str]:
-    """The window's frames piece by piece; "reason: detail" where they end too soon."""
+def _read_in_pieces(segment: Segment, length: int) -> Iterator[Frames]:
+    """The segment's frames piece by piece; an error where they end too soon."""
     from data_prep.media.frames import read_frames_in_pieces
 
-    bucket = Bucket.parse(window.bucket)
+    bucket = Bucket.parse(segment.bucket)
     try:
-        with _opened(window) as (path, known):
-            yield from read_frames_in_pieces(path, window.times_s, (bucket.height, bucket.width), length, known, 1)
+        with _local_file(segment) as (path, known):
+            yield from read_frames_in_pieces(path, segment.times_s, (bucket.height, bucket.width), length, known, 1)
     except MediaError as error:
-        yield str(error)
+        yield error
 
 
 @contextmanager
-def _opened(window: Window):
-    """(path, probe) of a window's file here. MediaError where it is gone, changed or broken."""
+def _local_file(segment: Segment) -> Iterator[tuple[str, Probe]]:
+    """A local path and the probe of a segment's file. MediaError when the file is gone, changed or broken."""
     from data_prep.media.fetch import content_hash, local_copy
     from data_prep.media.probe import probe
 
-    with local_copy(window.provenance.uri) as path:
-        if content_hash(path) != window.content_hash:
+    with local_copy(segment.provenance.uri) as path:
+        if content_hash(path) != segment.content_hash:
             raise MediaError("content_changed", "the file is not the one that was curated; run jobs/curate.py again")
         yield path, probe(path)

@@ -1,153 +1,160 @@
-"""Windows: which frames of which clip become which sample, and in which shard it lies. All fixed before encoding.
+"""Segments: which frames of which clip become which sample; fixed before anything is encoded.
 
-A window is a run of consecutive frames of a kept span, at exact presentation times (start + i / fps), as long as its
-bucket. Everything here is arithmetic on clips.parquet: the same input gives the same windows, keys and shards, so a job
-that was killed goes on with the shards that are missing.
+A segment is a run of consecutive frames of a kept span, at exact presentation times (start + i / fps), as long as its
+bucket. Everything here is arithmetic on clips.parquet: the same input gives the same segments and keys, so a killed job
+resumes with the missing shards.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import json
 import math
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
 
 from lingen.data.buckets import Bucket, bucket_set, nearest_bucket
-from lingen.data.shards import DTYPES, Provenance, sample_key
+from lingen.data.shards import Provenance, sample_key
 
-MEMBER_OVERHEAD = 2560
-"""Bytes of a sample beside its latent: tar headers, padding and the json member, about."""
+CLIPS = "clips.parquet"
+COLUMNS = ["clip_id", "uri", "content_hash", "media_type", "start_s", "end_s", "width", "height"]
+COLUMNS += ["caption", "license", "source", "attribution"]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Window:
-    """One sample to be made."""
+class Segment:
+    """One sample to make."""
 
     key: str
     bucket: str
     content_hash: str
-    """Of the file as it was curated; another content is refused."""
+    """Of the file as it was curated; a file with other content is refused."""
     start_s: float
-    """Time of the first frame, seconds from the first shown frame of the file."""
+    """Time of the first frame, in seconds from the file's first shown frame."""
     provenance: Provenance
 
     @property
     def times_s(self) -> list[float]:
-        """Presentation time of every frame."""
+        """Presentation time of every frame, in seconds."""
         frames = Bucket.parse(self.bucket).frames
         return [self.start_s + i / self.provenance.fps if frames > 1 else self.start_s for i in range(frames)]
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class ShardPlan:
-    """The windows of one tar."""
-
-    bucket: str
-    number: int
-    windows: tuple[Window, ...]
-
-    @property
-    def name(self) -> str:
-        return f"{self.number:06d}.tar"
-
-    def to_json(self) -> str:
-        return json.dumps(dataclasses.asdict(self))
-
-    @classmethod
-    def from_json(cls, text: str) -> ShardPlan:
-        plan = json.loads(text)
-        windows = (Window(**w | {"provenance": Provenance(**w["provenance"])}) for w in plan.pop("windows"))
-        return cls(windows=tuple(windows), **plan)
-
-
 @dataclasses.dataclass
-class WindowPlan:
-    """What plan_windows found.
+class SegmentLayout:
+    """The segments cut from clips at one resolution."""
 
-    Fields: windows, sorted by key within their bucket; unused, reason -> number of clips that give no sample at a
-    length or at all; leftover_s, seconds of video in no window.
-    """
-
-    windows: dict[Bucket, list[Window]]
-    unused: Counter
+    segments: dict[Bucket, list[Segment]]
+    """Sorted by key within each bucket."""
+    unused: Counter[str]
+    """Reason -> number of clips that give no sample at a length or at all."""
     leftover_s: float
+    """Seconds of video in no segment."""
 
 
-def sample_times(start_s: float, end_s: float, fps: float) -> int:
-    """How many presentation times start, start + 1/fps, ... lie before the end of a span."""
+def read_clips(path: Path) -> list[dict[str, Any]]:
+    """Read the columns of clips.parquet that encoding needs, as rows.
+
+    Raises:
+        ValueError: the file or a column is missing.
+    """
+    if not path.is_file():
+        raise ValueError(f"--curated: {path} is missing; run jobs/curate.py again")
+    missing = set(COLUMNS) - set(pq.read_schema(path).names)
+    if missing:
+        raise ValueError(f"--curated: {path} has no column {', '.join(sorted(missing))}; run jobs/curate.py again")
+    return pq.read_table(path, columns=COLUMNS).to_pylist()
+
+
+def count_sample_times(start_s: float, end_s: float, fps: float) -> int:
+    """Count the presentation times start, start + 1/fps, ... that lie before the end of a span."""
     return max(0, math.ceil((end_s - start_s) * fps - 1e-3))
 
 
-def plan_windows(
+def cut_segments(
     clips: Iterable[dict],
     *,
     resolution: int,
     frames: Sequence[int],
     fps: float,
     aspect_ratios: Sequence[str],
-    max_windows_per_clip: int,
+    max_per_clip: int,
     max_upscale: float,
     serve_shorter: bool = False,
-) -> WindowPlan:
-    """Cut clips into windows of one resolution.
+) -> SegmentLayout:
+    """Cut clips into segments at one resolution.
 
     Args:
         clips: rows of clips.parquet.
+        resolution: nominal resolution; a frame has about resolution**2 pixels.
         frames: wanted lengths; 1 asks for images.
-        max_windows_per_clip: at each length.
+        fps: frames per second that videos are sampled at.
+        aspect_ratios: width:height of the buckets.
+        max_per_clip: most segments of one clip at each length.
         max_upscale: a clip that must be enlarged more than this to fill its bucket is left out.
-        serve_shorter: a long clip gives windows of every length it can fill; otherwise the longest lengths are cut
+        serve_shorter: a long clip gives segments of every length it can fill; otherwise the longest lengths are cut
             first and shorter ones come from what remains.
+
+    Returns:
+        The segments by bucket, with counts of what is not used.
     """
-    buckets = bucket_set(resolution, aspect_ratios, sorted(set(frames)))
     by_length: dict[int, list[Bucket]] = defaultdict(list)
-    for bucket in buckets:
+    for bucket in bucket_set(resolution, aspect_ratios, sorted(set(frames))):
         by_length[bucket.frames].append(bucket)
-    plan = WindowPlan({b: [] for b in buckets}, Counter(), 0.0)
+    layout = SegmentLayout({b: [] for buckets in by_length.values() for b in buckets}, Counter(), 0.0)
     seen = set()
     for clip in clips:
         if clip["clip_id"] in seen:
-            plan.unused["duplicate clip_id"] += 1
+            layout.unused["duplicate clip_id"] += 1
             continue
         seen.add(clip["clip_id"])
-        lengths = [1] if clip["media_type"] == "image" else sorted((f for f in by_length if f > 1), reverse=True)
-        lengths = [f for f in lengths if f in by_length]
+        is_image = clip["media_type"] == "image"
+        lengths = sorted((length for length in by_length if (length == 1) == is_image), reverse=True)
         if not lengths:
-            plan.unused[f"no {clip['media_type']} bucket asked for"] += 1
+            layout.unused[f"no {clip['media_type']} bucket asked for"] += 1
             continue
-        shape = nearest_bucket(by_length[lengths[0]], clip["width"], clip["height"])
+        nearest = {length: nearest_bucket(by_length[length], clip["width"], clip["height"]) for length in lengths}
+        shape = nearest[lengths[0]]
         if max(shape.width / clip["width"], shape.height / clip["height"]) > max_upscale:
-            plan.unused[f"smaller than {shape.height}x{shape.width} allows"] += 1
-            continue
-        _cut(clip, lengths, by_length, fps, max_windows_per_clip, serve_shorter, plan)
-    for windows in plan.windows.values():
-        windows.sort(key=lambda w: w.key)
-    return plan
+            layout.unused[f"smaller than {shape.height}x{shape.width} allows"] += 1
+        elif is_image:
+            start_s = float(clip["start_s"])
+            layout.segments[shape].append(_segment(clip, shape, 0, start_s, start_s, 0.0))
+        else:
+            _cut_video(clip, nearest, fps, max_per_clip, serve_shorter, layout)
+    for segments in layout.segments.values():
+        segments.sort(key=lambda s: s.key)
+    return layout
 
 
-def _cut(clip, lengths, by_length, fps, most, serve_shorter, plan: WindowPlan) -> None:
+def _cut_video(
+    clip: dict,
+    buckets: Mapping[int, Bucket],
+    fps: float,
+    max_per_clip: int,
+    serve_shorter: bool,
+    layout: SegmentLayout,
+) -> None:
+    """Add a video's segments to the layout. `buckets`: the nearest one at each length, longest first."""
     start_s = float(clip["start_s"])
-    if clip["media_type"] == "image":
-        bucket = nearest_bucket(by_length[1], clip["width"], clip["height"])
-        plan.windows[bucket].append(_window(clip, bucket, 0, start_s, start_s, 0.0))
-        return
-    total = sample_times(start_s, float(clip["end_s"]), fps)
+    total = count_sample_times(start_s, float(clip["end_s"]), fps)
     first = used = number = 0
-    for length in lengths:
-        bucket = nearest_bucket(by_length[length], clip["width"], clip["height"])
+    for length, bucket in buckets.items():
         at = 0 if serve_shorter else first
-        for _ in range(min(most, (total - at) // length)):
-            begin = start_s + at / fps
-            plan.windows[bucket].append(_window(clip, bucket, number, begin, begin + length / fps, fps))
+        for _ in range(min(max_per_clip, (total - at) // length)):
+            begin_s = start_s + at / fps
+            layout.segments[bucket].append(_segment(clip, bucket, number, begin_s, begin_s + length / fps, fps))
             at, number = at + length, number + 1
         first, used = max(first, at), max(used, at)
     if number == 0:
-        plan.unused[f"shorter than {min(lengths) / fps:g} s"] += 1
-    plan.leftover_s += (total - used) / fps
+        layout.unused[f"shorter than {min(buckets) / fps:g} s"] += 1
+    layout.leftover_s += (total - used) / fps
 
 
-def _window(clip: dict, bucket: Bucket, number: int, start_s: float, end_s: float, fps: float) -> Window:
+def _segment(clip: dict, bucket: Bucket, number: int, start_s: float, end_s: float, fps: float) -> Segment:
     provenance = Provenance(
         clip_id=clip["clip_id"],
         uri=clip["uri"],
@@ -162,22 +169,10 @@ def _window(clip: dict, bucket: Bucket, number: int, start_s: float, end_s: floa
         source_width=int(clip["width"]),
         source_height=int(clip["height"]),
     )
-    return Window(
+    return Segment(
         key=sample_key(clip["clip_id"], number),
         bucket=bucket.name,
         content_hash=clip["content_hash"],
         start_s=start_s,
         provenance=provenance,
     )
-
-
-def plan_shards(
-    bucket: Bucket, windows: Sequence[Window], latent_shape: Sequence[int], dtype: str, shard_mb: float
-) -> list[ShardPlan]:
-    """Cut a bucket's windows into shards of about `shard_mb` megabytes (a sample's size is known beforehand)."""
-    sample = math.prod(latent_shape) * DTYPES[dtype].itemsize + MEMBER_OVERHEAD
-    per_shard = max(1, int(shard_mb * 1e6 / sample))
-    return [
-        ShardPlan(bucket=bucket.name, number=i // per_shard, windows=tuple(windows[i : i + per_shard]))
-        for i in range(0, len(windows), per_shard)
-    ]

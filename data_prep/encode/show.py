@@ -1,4 +1,7 @@
-"""What is in a shard, an index, an encoded folder or behind a key: as text, and decoded to be looked at."""
+"""Describe the contents of a shard, an index, an encoded folder or a single sample as text, and decode samples.
+
+Legend: N frames, H/W pixels; C/t/h/w axes of a latent.
+"""
 
 from __future__ import annotations
 
@@ -7,27 +10,32 @@ import json
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 
 from lingen.data.buckets import Bucket
-from lingen.data.shard_index import INDEX, BucketIndex, ShardIndex, read_index
+from lingen.data.index_file import INDEX, read_index
+from lingen.data.shard_index import BucketIndex, ShardIndex
 from lingen.data.shards import LATENT, METADATA, TEXT, checksum, list_shard, unpack_latent, unpack_text
+from lingen.tae.diffusers import DiffusersTAE
+from lingen.tae.tae import TAE
 
 
 @dataclasses.dataclass(frozen=True)
-class Sample:
-    """A latent (C,T,H,W) that can be decoded, with its json member."""
+class LatentSample:
+    """A latent that can be decoded."""
 
     key: str
     bucket: Bucket
-    latent_CTHW: torch.Tensor
-    metadata: dict
+    latent_Cthw: torch.Tensor
+    metadata: dict[str, Any]
+    """The JSON member."""
 
 
 def show_folder(folder: Path) -> Iterator[str]:
-    """An encoded folder: what made it, and a line per bucket."""
+    """Describe an encoded folder: TAE and text encoders, and a line per bucket."""
     index = ShardIndex.open(folder)
     yield f"{folder}: {len(index)} samples"
     yield f"TAE {index.format.tae_digest}, {index.format.dtype}, {index.format.fps:g} fps"
@@ -39,7 +47,7 @@ def show_folder(folder: Path) -> Iterator[str]:
 
 
 def show_index(path: Path, limit: int) -> Iterator[str]:
-    """One index.parquet: its format, totals, licences, and the first rows."""
+    """Describe one index.parquet: its format, totals, licences, and the first `limit` rows."""
     table, form = read_index(path)
     for name, value in dataclasses.asdict(form).items():
         yield f"{name}: {value}"
@@ -57,16 +65,13 @@ def show_index(path: Path, limit: int) -> Iterator[str]:
 
 
 def show_shard(path: Path, limit: int) -> Iterator[str]:
-    """One tar: its members, checked against the index beside it when there is one."""
+    """Describe one tar: its first members, all checked against the index in its folder if there is one."""
     known = _checksums(path)
     members = list_shard(path)
     yield f"{path}: {len({key for key, _, _ in members})} samples, {path.stat().st_size / 1e6:.2f} MB"
-    damaged = [
-        f"{key}.{kind}" for key, kind, data in members if known.get((key, kind), checksum(data)) != checksum(data)
-    ]
-    yield (
-        f"checksums: {len(damaged)} of {len(members)} members differ from {INDEX}" if known else f"no {INDEX} beside it"
-    )
+    damaged = [f"{key}.{kind}" for key, kind, data in members if known.get((key, kind)) not in (None, checksum(data))]
+    differ = f"checksums: {len(damaged)} of {len(members)} members differ from {INDEX}"
+    yield differ if known else f"checksums: not checked, there is no {INDEX} in its folder"
     for name in damaged[:limit]:
         yield f"  DAMAGED {name}"
     for key, kind, data in members[: 2 * limit]:
@@ -74,7 +79,7 @@ def show_shard(path: Path, limit: int) -> Iterator[str]:
 
 
 def show_sample(bucket: BucketIndex, row: int) -> Iterator[str]:
-    """One sample: metadata, latent statistics, text."""
+    """Describe one sample: metadata, latent statistics, text, canary."""
     latent, text = bucket.read(row)
     yield f"{bucket.key(row)} in {bucket.bucket.name}, row {row}"
     for name, value in bucket.metadata(row).items():
@@ -89,7 +94,11 @@ def show_sample(bucket: BucketIndex, row: int) -> Iterator[str]:
 
 
 def find_key(index: ShardIndex, key: str) -> tuple[BucketIndex, int]:
-    """The bucket and row of a key. ValueError when no bucket has it."""
+    """Find the bucket and row of a key.
+
+    Raises:
+        ValueError: no bucket has it.
+    """
     for bucket in index.buckets.values():
         try:
             return bucket, bucket.row(key)
@@ -100,61 +109,72 @@ def find_key(index: ShardIndex, key: str) -> tuple[BucketIndex, int]:
     )
 
 
-def samples_of(path: Path, count: int) -> list[Sample]:
-    """The first samples of a latent tar, or of the latent index of a bucket."""
+def first_samples(path: Path, count: int) -> list[LatentSample]:
+    """Read the first `count` samples of a latent tar, or of a bucket's latent index.
+
+    Raises:
+        ValueError: the shards hold no latents.
+    """
     if path.name == INDEX:
         table, _ = read_index(path)
         tars = dict.fromkeys(path.parent / shard for shard in table["shard"].to_pylist())
-        found = [s for tar in list(tars)[:count] for s in _samples_of_shard(tar)]
+        found = [s for tar in list(tars)[:count] for s in _read_shard(tar)]
         return found[:count]
-    return _samples_of_shard(path)[:count]
+    return _read_shard(path)[:count]
 
 
-def sample_of(bucket: BucketIndex, row: int) -> Sample:
-    return Sample(bucket.key(row), bucket.bucket, bucket.read(row)[0], bucket.metadata(row))
+def read_sample(bucket: BucketIndex, row: int) -> LatentSample:
+    """Read the sample in a row of a bucket."""
+    return LatentSample(bucket.key(row), bucket.bucket, bucket.read(row)[0], bucket.metadata(row))
 
 
 @torch.inference_mode()
-def decode_sample(sample: Sample, tae) -> np.ndarray:
-    """uint8 (T, H, W, 3). ValueError when `tae` is not the one that made the latent."""
-    from lingen.io.video import decoded_frames
+def decode_sample(sample: LatentSample, tae: TAE | DiffusersTAE) -> np.ndarray:
+    """Decode a sample to frames, uint8 (N, H, W, 3).
+
+    Raises:
+        ValueError: the latent was made by another TAE.
+    """
+    from lingen.tae.frames import decoded_frames
 
     if sample.metadata["tae_digest"] != tae.digest:
         raise ValueError(
-            f"--tae: {sample.key} was encoded by TAE {sample.metadata['tae_digest']}, this is {tae.digest}"
+            f"--tae: {sample.key} was encoded by TAE {sample.metadata['tae_digest']}, but this one is {tae.digest}"
         )
-    return np.concatenate(list(decoded_frames(tae, sample.latent_CTHW, sample.bucket.frames)))
+    return np.concatenate(list(decoded_frames(tae, sample.latent_Cthw, sample.bucket.frames)))
 
 
-def contact_sheet(frames_THW3: np.ndarray, columns: int = 8) -> np.ndarray:
-    """Up to 4 rows of frames, evenly spaced in time, as one picture: uint8 (H, W, 3)."""
+def contact_sheet(frames_NHW3: np.ndarray, columns: int = 8) -> np.ndarray:
+    """Arrange frames, evenly spaced in time, as one picture of at most 4 rows, uint8 (height, width, 3)."""
     from lingen.io.video import frame_grid
 
-    picks = np.linspace(0, len(frames_THW3) - 1, min(len(frames_THW3), 4 * columns)).round().astype(int)
-    rows = [frames_THW3[picks[i : i + columns]] for i in range(0, len(picks), columns)]
+    picks = np.linspace(0, len(frames_NHW3) - 1, min(len(frames_NHW3), 4 * columns)).round().astype(int)
+    rows = [frames_NHW3[picks[i : i + columns]] for i in range(0, len(picks), columns)]
     return frame_grid(rows, columns=columns)
 
 
-def _samples_of_shard(path: Path) -> list[Sample]:
-    found, latents = [], {}
+def _read_shard(path: Path) -> list[LatentSample]:
+    """All samples of a latent tar."""
+    found: list[LatentSample] = []
+    latents: dict[str, torch.Tensor] = {}
     for key, kind, data in list_shard(path):
         if kind == LATENT:
             latents[key] = unpack_latent(data)
         elif kind == METADATA and key in latents:
-            about = json.loads(data)
-            found.append(Sample(key, Bucket.parse(about["bucket"]), latents.pop(key), about))
+            metadata = json.loads(data)
+            found.append(LatentSample(key, Bucket.parse(metadata["bucket"]), latents.pop(key), metadata))
     if not found:
-        raise ValueError(f"{path} holds no latents to decode; name a tar below latents/")
+        raise ValueError(f"--decode: {path} holds no latents; name a tar below latents/")
     return found
 
 
 def _checksums(path: Path) -> dict[tuple[str, str], str]:
-    """(key, extension) -> checksum, of a shard, from the index beside it."""
-    beside = path.parent / INDEX
-    if not beside.is_file():
+    """(key, extension) -> checksum of a shard's members, from the index in its folder."""
+    index = path.parent / INDEX
+    if not index.is_file():
         return {}
     found = {}
-    for row in read_index(beside)[0].to_pylist():
+    for row in read_index(index)[0].to_pylist():
         if row["shard"] == path.name:
             if "metadata_checksum" in row:
                 found[row["key"], LATENT] = row["checksum"]
@@ -165,6 +185,7 @@ def _checksums(path: Path) -> dict[tuple[str, str], str]:
 
 
 def _describe(kind: str, data: bytes) -> str:
+    """A member in a few words."""
     if kind == LATENT:
         latent = unpack_latent(data)
         return f"{list(latent.shape)} {str(latent.dtype)[6:]}"
@@ -172,6 +193,6 @@ def _describe(kind: str, data: bytes) -> str:
         tokens = unpack_text(data)
         return f"{list(tokens.shape)} {str(tokens.dtype)[6:]}"
     if kind == METADATA:
-        about = json.loads(data)
-        return f"{about['license']}: {about['caption'][:80]!r}"
+        metadata = json.loads(data)
+        return f"{metadata['license']}: {metadata['caption'][:80]!r}"
     return f"{len(data)} bytes"

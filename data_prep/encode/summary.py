@@ -1,4 +1,4 @@
-"""What encoding made: the closing table, the numbers for MLflow, and warnings that come before training does."""
+"""The summary of an encoding run: the closing table, the numbers for MLflow, and warnings ahead of training."""
 
 from __future__ import annotations
 
@@ -6,8 +6,9 @@ import dataclasses
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
-from data_prep.encode.segments import ShardPlan
+from data_prep.encode.layout import BucketLayout
 from lingen.data.buckets import Bucket
 from lingen.io.manifest import read_manifest
 from lingen.model.stages import ALL_STAGES
@@ -15,19 +16,23 @@ from lingen.model.stages import ALL_STAGES
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class BucketSummary:
-    """One bucket: clips, samples, seconds of video, shards, bytes of latents, (key, PSNR in dB) of its canaries."""
+    """Counts of one bucket."""
 
     name: str
     resolution: int
     clips: int
     samples: int
     seconds: float
+    """Of video in all samples."""
     shards: int
     bytes: int
+    """Of latents."""
     canaries: tuple[tuple[str, float], ...]
+    """(key, PSNR in dB) of the samples that were decoded again."""
 
     @classmethod
-    def of_rows(cls, name: str, resolution: int, rows: Sequence[dict]) -> BucketSummary:
+    def from_rows(cls, name: str, resolution: int, rows: Sequence[dict[str, Any]]) -> BucketSummary:
+        """Count the rows of the bucket's latent index."""
         return cls(
             name=name,
             resolution=resolution,
@@ -40,44 +45,43 @@ class BucketSummary:
         )
 
     @classmethod
-    def of_plan(cls, resolution: int, shards: Sequence[ShardPlan]) -> BucketSummary:
-        """What the bucket will have when nothing fails."""
-        sources = [window.provenance for shard in shards for window in shard.windows]
+    def from_layout(cls, layout: BucketLayout) -> BucketSummary:
+        """Count what the bucket will hold if nothing fails."""
+        sources = [segment.provenance for shard in layout.shards for segment in shard.segments]
         return cls(
-            name=shards[0].bucket,
-            resolution=resolution,
+            name=layout.shards[0].bucket,
+            resolution=layout.resolution,
             clips=len({source.clip_id for source in sources}),
             samples=len(sources),
             seconds=sum(source.end_s - source.start_s for source in sources),
-            shards=len(shards),
+            shards=len(layout.shards),
             bytes=0,
             canaries=(),
         )
 
     @property
     def psnr(self) -> float:
-        """Median of the canaries, dB; nan without any."""
+        """Median PSNR of the canaries in dB; nan without any."""
         return statistics.median(psnr for _, psnr in self.canaries) if self.canaries else float("nan")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class StageSummary:
-    """What one stage of training gets: all buckets of a resolution and a length.
-
-    Fields: name; batch and steps, of the paper's stage, or 0; clips, samples and hours of video.
-    """
+    """What one stage of training gets: all buckets of a resolution and a length."""
 
     name: str
     resolution: int
     frames: int
     batch: int = 0
+    """Samples per step in the paper's stage; 0 when unknown."""
     steps: int = 0
+    """Steps of the paper's stage; 0 when unknown."""
     clips: int = 0
     samples: int = 0
     hours: float = 0.0
 
     def recounted(self, buckets: Iterable[BucketSummary]) -> StageSummary:
-        """The same stage over these buckets."""
+        """The same stage with the counts of these buckets."""
         own = [b for b in buckets if (b.resolution, Bucket.parse(b.name).frames) == (self.resolution, self.frames)]
         return dataclasses.replace(
             self,
@@ -88,37 +92,44 @@ class StageSummary:
 
     @property
     def passes(self) -> float:
-        """How often the stage's training shows a sample; nan when its steps are not known."""
+        """How often the stage's training sees each sample; nan when its steps are unknown."""
         return self.steps * self.batch / self.samples if self.steps and self.samples else float("nan")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class EncodeSummary:
-    """Counts of one run. errors: reason -> samples; unused: reason -> clips; leftover: video in no sample."""
+    """Counts of one run, as kept in its manifest."""
 
     buckets: list[BucketSummary]
     stages: list[StageSummary]
     errors: dict[str, int]
+    """Reason -> samples that could not be encoded."""
     unused: dict[str, int]
+    """Reason -> clips that give no sample."""
     leftover_hours: float
+    """Video in no sample."""
     warnings: list[str]
     seconds: float
+    """How long the run took."""
 
     @classmethod
-    def of_folder(cls, folder: str | Path) -> EncodeSummary:
-        """Of a finished folder."""
-        kept = read_manifest(folder)["outputs"]["summary"]
-        buckets = [BucketSummary(**b | {"canaries": tuple(map(tuple, b["canaries"]))}) for b in kept.pop("buckets")]
-        stages = [StageSummary(**s) for s in kept.pop("stages")]
-        return cls(buckets=buckets, stages=stages, **kept)
+    def from_folder(cls, folder: str | Path) -> EncodeSummary:
+        """Read the summary of a finished folder."""
+        manifest = read_manifest(folder)
+        assert manifest is not None, f"{folder} is not finished"
+        fields = manifest["outputs"]["summary"]
+        buckets = [BucketSummary(**b | {"canaries": tuple(map(tuple, b["canaries"]))}) for b in fields.pop("buckets")]
+        stages = [StageSummary(**s) for s in fields.pop("stages")]
+        return cls(buckets=buckets, stages=stages, **fields)
 
     @property
     def samples(self) -> int:
+        """Samples in all buckets."""
         return sum(b.samples for b in self.buckets)
 
     def numbers(self) -> dict[str, float]:
-        """Flat and named, for MLflow."""
-        found = {
+        """Flat names and numbers for MLflow."""
+        found: dict[str, float] = {
             "samples": self.samples,
             "hours": sum(b.seconds for b in self.buckets) / 3600,
             "errors": sum(self.errors.values()),
@@ -130,8 +141,8 @@ class EncodeSummary:
         canaries = [psnr for b in self.buckets for _, psnr in b.canaries]
         return found | ({"canary_psnr_median": statistics.median(canaries)} if canaries else {})
 
-    def rows(self) -> list[tuple]:
-        """The closing table: bucket, clips, samples, hours, shards, MB, canary PSNR."""
+    def rows(self) -> list[tuple[str | float, ...]]:
+        """Rows of the closing table: bucket, clips, samples, hours, shards, MB, canary PSNR."""
         return [
             (
                 *(b.name, b.clips, b.samples, round(b.seconds / 3600, 4), b.shards, round(b.bytes / 1e6, 1)),
@@ -140,27 +151,32 @@ class EncodeSummary:
             for b in self.buckets
         ]
 
-    def stage_rows(self) -> list[tuple]:
-        """What each stage gets: stage, clips, samples, hours, passes over them (of the paper's steps)."""
+    def stage_rows(self) -> list[tuple[str | float, ...]]:
+        """Rows of the table of stages: stage, clips, samples, hours, passes over them (in the paper's steps)."""
         return [
             (s.name, s.clips, s.samples, round(s.hours, 4), f"{s.passes:.3g}" if s.steps else "") for s in self.stages
         ]
 
 
-def stages_of(
-    stages: Iterable[str], groups: Mapping[int, set[int]], buckets: Iterable[BucketSummary]
+def summarize_stages(
+    stages: Iterable[str], lengths: Mapping[int, set[int]], buckets: Sequence[BucketSummary]
 ) -> list[StageSummary]:
-    """What every stage that is encoded for gets; of lengths that no named stage is of, a row each.
+    """Summarise what each stage gets from some buckets.
 
     Quality tuning trains on a reviewed part of its samples, not known here: it counts by its length alone.
+
+    Args:
+        stages: names of the stages that are encoded for.
+        lengths: resolution -> encoded lengths; those of no named stage get a row each.
+        buckets: what to count.
     """
-    named = [stage for stage in map(ALL_STAGES.get, stages) if not stage.quality_clips]
+    named = [stage for stage in (ALL_STAGES[name] for name in stages) if not stage.quality_clips]
     found = [
         StageSummary(name=s.name, resolution=s.resolution, frames=s.frames, batch=s.batch, steps=s.steps) for s in named
     ]
     covered = {(s.resolution, s.frames) for s in found}
-    for resolution, lengths in sorted(groups.items()):
-        for frames in sorted(lengths):
+    for resolution, of_resolution in sorted(lengths.items()):
+        for frames in sorted(of_resolution):
             if (resolution, frames) not in covered:
                 what = "images" if frames == 1 else f"videos of {frames} frames"
                 found.append(StageSummary(name=f"{what} at {resolution}p", resolution=resolution, frames=frames))
@@ -168,7 +184,7 @@ def stages_of(
 
 
 def canary_alarms(min_psnr: float, buckets: Iterable[BucketSummary]) -> list[str]:
-    """Buckets with canaries under `min_psnr` dB, or 10 dB under the bucket's median."""
+    """One alarm per bucket with canaries below `min_psnr` dB, or 10 dB below the bucket's median."""
     alarms = []
     for bucket in buckets:
         floor = max(min_psnr, bucket.psnr - 10) if bucket.canaries else min_psnr
@@ -182,7 +198,7 @@ def canary_alarms(min_psnr: float, buckets: Iterable[BucketSummary]) -> list[str
 
 
 def stage_warnings(stages: Sequence[StageSummary], serve_shorter: bool) -> list[str]:
-    """Stages without a sample, or with less than one batch, before training finds out."""
+    """One warning per stage with no sample or less than one batch, before training finds out."""
     warnings = []
     for stage in stages:
         if stage.samples >= max(1, stage.batch):

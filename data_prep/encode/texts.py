@@ -1,7 +1,9 @@
-"""Text shards: the captions of a finished latent index, embedded, in the same order, in tars of each encoder's own.
+"""Text shards: the captions of a finished latent index, embedded in the same order, in separate tars per encoder.
 
-Captions are read from the latent tars' json members, so text can be made with another encoder at any time, without the
-clips.
+Captions are read from the latent tars' JSON members, so text can be embedded with another encoder at any time, without
+the clips.
+
+Legend: L text tokens, D text width.
 """
 
 from __future__ import annotations
@@ -10,14 +12,15 @@ import dataclasses
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import torch
 import tyro
+from ray.actor import ActorHandle
 
 from data_prep.encode.parts import is_done, read_part, write_part
 from data_prep.encode.pool import EncodeWorkers, run_shards, torch_threads
-from lingen.data.shard_index import INDEX, TextFormat, read_index, write_index
+from lingen.data.index_file import INDEX, TextFormat, read_index, write_index
 from lingen.data.shards import TEXT, ShardWriter, pack_text, unpack_metadata
 from lingen.io.byte_ranges import ByteRanges, Scratch
 from lingen.io.progress import Progress
@@ -29,7 +32,7 @@ Encoders = Annotated[tuple[str, ...], tyro.conf.arg(metavar="ENCODER [ENCODER ..
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TextSettings:
-    """What a worker must know to embed captions."""
+    """Settings of a TextWorker; plain values, since they travel to other machines."""
 
     output: str
     name: str
@@ -40,17 +43,24 @@ class TextSettings:
 
 
 class TextWorker:
-    """The actor: loads one encoder once, embeds one shard's captions per call."""
+    """The actor: loads one encoder once and embeds one shard's captions per call.
 
-    def __init__(self, settings: TextSettings, tally):
+    Args:
+        settings: the same for all workers.
+        tally: handle of a Tally that counts captions for the progress line.
+    """
+
+    def __init__(self, settings: TextSettings, tally: ActorHandle):
         torch.set_num_threads(settings.threads)
         self.settings, self.tally = settings, tally
         self.encoder = build_text_encoder(settings.encoder, settings.device)
 
-    def __call__(self, row: dict) -> dict:
-        bucket, shard = row["bucket"], row["shard"]
+    def __call__(self, task: dict[str, Any]) -> dict[str, int]:
+        """Write one shard and its part. `task`: the "bucket" and "shard" to embed. Returns counts."""
+        bucket, shard = task["bucket"], task["shard"]
         keys, captions = self._captions(bucket, shard)
-        tree, rows = text_tree(self.settings.name), []
+        tree = text_tree(self.settings.name)
+        rows: list[dict[str, Any]] = []
         with ShardWriter(Path(self.settings.output, tree, bucket, shard)) as tar:
             for key, tokens_LD in zip(keys, self.encoder.encode(captions)):
                 member = tar.add(key, TEXT, pack_text(tokens_LD, self.settings.dtype))
@@ -72,17 +82,30 @@ class TextWorker:
 
 
 def text_tree(encoder: str) -> str:
-    """The folder, within an encoded one, of a text encoder's shards."""
+    """The folder of a text encoder's shards, relative to the encoded folder."""
     return f"text/{encoder}"
 
 
 def write_text(
     output: Path, buckets: Sequence[str], name: str, encoder: TextEncoderConfig, dtype: str, workers: EncodeWorkers
 ) -> None:
-    """Write one encoder's text shards and indexes for the latent indexes of `output`; needs a connected Ray."""
-    shards = [{"bucket": b, "shard": s, "samples": n} for b in buckets for s, n in _shard_sizes(output, b).items()]
-    missing = [row for row in shards if not is_done(output, text_tree(name), row["bucket"], row["shard"])]
-    total = sum(row["samples"] for row in shards)
+    """Write one encoder's missing text shards, and its indexes; Ray must be connected.
+
+    Args:
+        output: the encoded folder, with finished latent indexes.
+        buckets: names of the buckets whose captions to embed.
+        name: of the encoder's folder.
+        encoder: which encoder, with which weights.
+        dtype: storage dtype of the embeddings.
+        workers: the pool to run on.
+    """
+    tasks: list[dict[str, Any]] = [
+        {"bucket": bucket, "shard": shard, "samples": count}
+        for bucket in buckets
+        for shard, count in _shard_sizes(output, bucket).items()
+    ]
+    missing = [task for task in tasks if not is_done(output, text_tree(name), task["bucket"], task["shard"])]
+    total, to_do = sum(task["samples"] for task in tasks), sum(task["samples"] for task in missing)
     settings = TextSettings(
         output=str(output.absolute()),
         name=name,
@@ -91,14 +114,14 @@ def write_text(
         device=workers.device,
         threads=torch_threads(workers),
     )
-    progress = Progress(text_tree(name), total, "captions", done=total - sum(row["samples"] for row in missing))
+    progress = Progress(text_tree(name), total, "captions", done=total - to_do)
     run_shards(TextWorker, settings, missing, workers, progress)
     for bucket in buckets:
         _merge(output, bucket, name, dtype)
 
 
-def _shard_sizes(output: Path, bucket: str) -> Counter:
-    """Shard -> samples, of a written latent index, in its order."""
+def _shard_sizes(output: Path, bucket: str) -> Counter[str]:
+    """Shard -> samples of a finished latent index, in its order."""
     table, _ = read_index(output / "latents" / bucket / INDEX)
     return Counter(table["shard"].to_pylist())
 

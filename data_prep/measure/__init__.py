@@ -1,1 +1,1 @@
-"""Everything measured on a file, once."""
+"""Measuring every file, once."""

@@ -1,7 +1,7 @@
-"""Aesthetic scores and embeddings of stored stills: an open_clip image tower and LAION's head on top of it.
+"""Aesthetic scores and embeddings of stored stills: an open_clip image tower with LAION's head on top.
 
-Only real weights make an aesthetic score, so without them there is none (data_prep/measure/technical.py is something
-else). The head is LAION's improved-aesthetic-predictor (Schuhmann 2022) or its linear predecessor: linear layers on the
+Without model weights there is no aesthetic score; technical quality (data_prep/measure/technical.py) does not replace
+it. The head is LAION's improved-aesthetic-predictor (Schuhmann 2022) or its linear predecessor: linear layers on the
 normalised embedding; for the usual one the tower must be ViT-L-14 with OpenAI's weights.
 
 B: stills in a batch; D: the embedding's width.
@@ -12,7 +12,9 @@ from __future__ import annotations
 import dataclasses
 import io
 import itertools
+from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
@@ -22,6 +24,9 @@ from data_prep.measure.store import Snapshot, Store
 from data_prep.ray_cluster import connect, quiet_ray
 from lingen.io.manifest import digest, file_digest
 from lingen.io.progress import Progress
+
+if TYPE_CHECKING:
+    import ray
 
 VERSION = 1
 SCHEMA = pa.schema(
@@ -44,31 +49,32 @@ class AestheticConfig:
     head: Path | None = None
     """LAION's head for this model (.safetensors or .pth). None: embeddings only."""
     batch_size: int = 32
-    """Stills at once."""
+    """Stills per batch."""
     gpus: float = 0.0
-    """GPUs that a worker reserves; a share lets several use one."""
+    """GPUs that a worker reserves; a fraction lets several workers share one."""
     cpus: float = 0.9
     """CPUs that a worker reserves."""
     workers: int = 1
-    """Copies of the model at work."""
+    """Workers, each with a copy of the model."""
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if self.head is not None and not self.enabled:
             raise ValueError(
                 "--aesthetic.head: needs a model with weights; add --aesthetic.weights (openai, or a file)"
             )
         if self.head is not None and not Path(self.head).is_file():
-            raise ValueError(f"--aesthetic.head: {self.head} is no file")
+            raise ValueError(f"--aesthetic.head: {self.head} is not a file")
         if self.weights and self.weights.endswith((".pt", ".bin", ".safetensors")) and not Path(self.weights).is_file():
-            raise ValueError(f"--aesthetic.weights: {self.weights} is no file")
+            raise ValueError(f"--aesthetic.weights: {self.weights} is not a file")
 
     @property
     def enabled(self) -> bool:
+        """Whether there is a model with weights."""
         return bool(self.weights) or self.model.startswith(("hf-hub:", "local-dir:"))
 
     @property
     def revision(self) -> str:
-        """A digest of what decides the scores: the model's name or files, and the head's content."""
+        """A digest of what determines the scores: the model's name or files, and the head's content."""
         parts = [VERSION, self.model, self.weights]
         local = [Path(p) for p in (self.weights, self.head) if p and Path(p).is_file()]
         if self.model.startswith("local-dir:"):
@@ -77,10 +83,18 @@ class AestheticConfig:
 
 
 def score(keys: pa.ChunkedArray, stills: Store, folder: Path, config: AestheticConfig, allow_new: bool = True) -> Store:
-    """Score the stills of the contents `keys` that have no score of this revision yet; the store of all of them.
+    """Score stills that have no score of this model revision yet.
 
+    Args:
+        keys: content hashes to score.
+        stills: where their stills are.
+        folder: of all stages of the store.
+        config: the model.
+        allow_new: whether the model may run.
+    Returns:
+        The store of all scores of this revision.
     Raises:
-        ValueError: allow_new is off and something has not been scored.
+        ValueError: allow_new is off and some content has no score.
     """
     store = Store(folder, f"aesthetic-{config.revision}-{stills.folder.name.rpartition('-')[2]}", SCHEMA)
     todo = keys.filter(pc.invert(pc.is_in(keys, store.table(["key"])["key"].combine_chunks()))).combine_chunks()
@@ -107,6 +121,7 @@ def _run(todo: pa.Array, stills: Store, store: Store, config: AestheticConfig) -
     quiet_ray()
     progress = Progress("aesthetic", len(todo), "files")
     for batch in dataset.iter_batches(batch_format="pyarrow", batch_size=None, prefetch_batches=1):
+        assert isinstance(batch, pa.Table)
         store.add(batch)
         progress.update(batch.num_rows)
         if store.due:
@@ -116,9 +131,14 @@ def _run(todo: pa.Array, stills: Store, store: Store, config: AestheticConfig) -
 
 
 class Scorer:
-    """One Ray actor with a copy of the model. Batch: key, still_s, jpeg; result: SCHEMA, for the keys in `todo`."""
+    """A Ray actor with a copy of the model; scores batches of stills (key, still_s, jpeg).
 
-    def __init__(self, config: AestheticConfig, todo):
+    Args:
+        config: the model.
+        todo: content hashes to score, or a reference to them; others are left out of the result.
+    """
+
+    def __init__(self, config: AestheticConfig, todo: pa.Array | ray.ObjectRef[pa.Array]):
         import open_clip
         import ray
         import torch
@@ -132,6 +152,7 @@ class Scorer:
         self.head = load_head(config.head) if config.head else None
 
     def __call__(self, batch: pa.Table) -> pa.Table:
+        """Score a batch; returns rows of SCHEMA."""
         rows = [row for row in batch.filter(pc.is_in(batch["key"], self.todo)).to_pylist() if row["jpeg"]]
         embeddings = self.embed([jpeg for row in rows for jpeg in row["jpeg"]]) if rows else np.zeros((0, 1))
         scores = self.head(embeddings) if self.head else None
@@ -150,7 +171,7 @@ class Scorer:
         return pa.Table.from_pylist(out, schema=SCHEMA)
 
     def embed(self, jpegs: list[bytes]) -> np.ndarray:
-        """float32 (B, D), each of length 1."""
+        """Embed JPEG files: float32 (B, D), each row of length 1."""
         import torch
         from PIL import Image
 
@@ -163,12 +184,18 @@ class Scorer:
         return np.concatenate(out)
 
 
-def load_head(path: Path):
-    """The head as a function: float32 (B, D) -> (B,). Its linear layers are applied in the order of their names; the
-    original has dropout between them and no non-linearity. Never unpickles anything but tensors.
+def load_head(path: Path) -> Callable[[np.ndarray], np.ndarray]:
+    """Load a head; unpickles nothing but tensors.
 
+    Its linear layers are applied in the order of their names; the original has dropout between them and no
+    non-linearity.
+
+    Args:
+        path: .safetensors, or a PyTorch file of tensors.
+    Returns:
+        The head as a function: float32 (B, D) -> (B,).
     Raises:
-        ValueError: the file holds no chain of linear layers that ends in one number.
+        ValueError: the file is not a chain of linear layers that ends in one number.
     """
     import torch
 
@@ -182,12 +209,12 @@ def load_head(path: Path):
     layers = [(state[n].float().numpy(), state[n[: -len("weight")] + "bias"].float().numpy()) for n in names]
     widths = [w.shape for w, _ in layers]
     if not layers or widths[-1][0] != 1 or any(a[0] != b[1] for a, b in itertools.pairwise(widths)):
-        raise ValueError(f"--aesthetic.head: {path} is no chain of linear layers that ends in one number ({widths})")
+        raise ValueError(f"--aesthetic.head: {path} is not a chain of linear layers that ends in one number ({widths})")
 
     def head(x_BD: np.ndarray) -> np.ndarray:
         if x_BD.shape[1] != widths[0][1]:
             raise ValueError(
-                f"--aesthetic.head: made for embeddings of {widths[0][1]}, the model's have {x_BD.shape[1]}"
+                f"--aesthetic.head: made for embeddings of width {widths[0][1]}, the model's have {x_BD.shape[1]}"
             )
         for weight, bias in layers:
             x_BD = x_BD @ weight.T + bias
@@ -196,17 +223,18 @@ def load_head(path: Path):
     return head
 
 
-def _natural(name: str) -> list:
+def _natural(name: str) -> list[int | str]:
     return [int(part) if part.isdigit() else part for part in name.split(".")]
 
 
 class AestheticLookup:
-    """content hashes -> {content hash: (score per still, embeddings float32 (stills, D))}."""
+    """Looks up scores and embeddings by content hash."""
 
     def __init__(self, scored: Snapshot):
         self._scored = scored
 
     def __call__(self, keys: set[str]) -> dict[str, tuple[list[float], np.ndarray]]:
+        """{content hash: (score of each still, embeddings float32 (B, D) of all its stills)}, of `keys` with scores."""
         return {row["key"]: (row["aesthetic"], _vectors(row["embedding"])) for row in self._scored.rows(keys=keys)}
 
 

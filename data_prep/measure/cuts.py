@@ -1,9 +1,9 @@
-"""Where one shot ends and the next begins, on presentation times, so that variable frame rates are right.
+"""Cuts between shots, on presentation times, so that variable frame rates are right.
 
 Every decoded frame leaves a signature: luma and chroma samples on a coarse grid. From one frame to the next two things
 are compared: the samples in place, and their histograms (of the upper and the lower half), which a moving camera or
 object changes little. A cut is a change that stands out in both from the frames around it: a fast pan changes much, but
-steadily, and a flicker changes the one and not the other.
+steadily, and a flicker changes only one of the two.
 
 S: samples of a signature; B: histogram bins.
 """
@@ -12,17 +12,20 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 import cv2
 import numpy as np
 
+from data_prep.media.planes import Plane
+
 GRID = (24, 40)
 NEIGHBOURS = 4
-"""Frames to either side that a change is compared with."""
+"""Frames on either side that a change is compared with."""
 FLOOR = 4.0
-"""Smaller changes are never cuts; larger ones that stand out at all are kept, so that thresholds can move later."""
+"""Smaller changes (levels of 255) are never cuts; larger ones that stand out at all are kept, so that thresholds can
+move later."""
 FLOOR_RATIO = 1.5
 FLOOR_HISTOGRAM = 0.02
 MOST_MISFIT = 0.35
@@ -54,20 +57,24 @@ class ShotConfig:
 
 
 class Candidate(NamedTuple):
-    """A change between two frames: time of the second (seconds), what ShotConfig compares with, and the time of the
-    first (known only to the pass that found it)."""
+    """A change between two neighbouring frames that may be a cut."""
 
     seconds: float
+    """Time of the second frame."""
     change: float
+    """As ShotConfig.min_change."""
     histogram: float
+    """As ShotConfig.min_histogram."""
     ratio: float
+    """As ShotConfig.min_ratio."""
     before_s: float = 0.0
+    """Time of the first frame; known only in the pass that found it."""
 
 
 class CutFinder:
-    """Takes the planes of one frame after another; `candidates` at the end."""
+    """Finds candidates from the planes of one frame after another."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         self.times_s: list[float] = []
         self.changes: list[float] = []
         self.histogram_changes: list[float] = []
@@ -75,17 +82,18 @@ class CutFinder:
 
     @property
     def samples(self) -> np.ndarray:
-        """The signature of the last frame."""
+        """uint8 (S,): the signature of the last frame."""
+        assert self._before is not None, "no frame has been added"
         return self._before[0]
 
-    def add(self, seconds: float, planes: list[np.ndarray]) -> float:
-        """The frame's change from the one before, in levels of 255; 0 for the first."""
+    def add(self, seconds: float, planes: Sequence[Plane]) -> float:
+        """Add a frame; returns its change from the one before, in levels of 255, 0 for the first."""
         samples = signature(planes)
         counts = histogram(samples)
         change = histogram_change = 0.0
         if self._before is not None and len(self._before[0]) == len(samples):
             change = cv2.norm(samples, self._before[0], cv2.NORM_L1) / (GRID[0] * GRID[1])
-            # Softened over neighbouring levels, so that a little more light changes little.
+            # Smoothed over neighbouring levels, so that a little more light changes little.
             moved = np.convolve(counts - self._before[1], (0.25, 0.5, 0.25), "same")
             histogram_change = float(np.abs(moved).sum()) / (2 * len(samples))
         self._before = samples, counts
@@ -95,10 +103,10 @@ class CutFinder:
         return change
 
     def candidates(self) -> list[Candidate]:
-        """All that thresholds may call a cut."""
+        """All changes that some thresholds would make a cut."""
         changes, histograms = np.array(self.changes), np.array(self.histogram_changes)
         out = []
-        for i in np.flatnonzero((changes >= FLOOR) & (histograms >= FLOOR_HISTOGRAM)):
+        for i in np.flatnonzero((changes >= FLOOR) & (histograms >= FLOOR_HISTOGRAM)).tolist():
             ratio = _stands_out(changes, i, 1.0) * _stands_out(histograms, i, 0.01)
             if ratio >= FLOOR_RATIO:
                 times = self.times_s[i], self.times_s[i - 1]
@@ -107,21 +115,22 @@ class CutFinder:
 
 
 def cuts(found: Iterable[Candidate], config: ShotConfig) -> list[float]:
-    """Times (seconds) of the first frame of every shot but the first."""
+    """Seconds of the first frame of every shot but the first."""
     return [c.seconds for c in found if is_cut(c, config)]
 
 
 def is_cut(c: Candidate, config: ShotConfig) -> bool:
+    """Whether a candidate passes the thresholds."""
     return c.change >= config.min_change and c.histogram >= config.min_histogram and c.ratio >= config.min_ratio
 
 
-def signature(planes: list[np.ndarray]) -> np.ndarray:
-    """uint8 (S,): samples of the luma plane and, where there are any, of the chroma planes."""
+def signature(planes: Sequence[Plane]) -> np.ndarray:
+    """uint8 (S,): samples of the planes, luma first."""
     return np.concatenate([plane[_grid(plane.shape)].ravel() for plane in planes])
 
 
 @functools.lru_cache(maxsize=16)
-def _grid(shape: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
+def _grid(shape: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray]:
     rows, columns = (np.linspace(0, n - 1, k).astype(np.intp) for n, k in zip(shape, GRID))
     return rows[:, None], columns
 
@@ -139,7 +148,7 @@ def histogram(samples: np.ndarray) -> np.ndarray:
 
 
 def _stands_out(values: np.ndarray, i: int, least: float) -> float:
-    """values[i] over the mean of the two largest around it."""
+    """values[i] over the mean of the two largest around it, which counts as `least` at least."""
     low, high = max(1, i - NEIGHBOURS), min(len(values), i + NEIGHBOURS + 1)
     around = np.sort(np.delete(values[low:high], i - low))[-2:]
     return float(values[i] / max(around.mean() if len(around) else 0.0, least))

@@ -1,9 +1,9 @@
 """Dissolves: one shot fading into the next, or from and to black.
 
-While A dissolves into B each picture is a mix of both, in step with time: the middle one is their mean, those between
-lie on the line too (a linear model of the mixing on top of the twin comparison of Zhang et al. 1993). A camera or an
-object that moves is not mixed but moved, and misses the line by far; a cut misses it by half. A change of exposure
-alone is on the line too: there, B is A with another gain and level, and counts as nothing.
+While A dissolves into B each picture is a mix of both, in step with time: the middle one is their mean, and those
+between are on the line from A to B too (a linear model of the mixing on top of the twin comparison of Zhang et al.
+1993). Motion of the camera or of an object is far off the line; a cut is off by half. A change of exposure alone is on
+the line too: there B is A with another gain and level, and does not count.
 
 S: samples of a signature (of data_prep.measure.cuts).
 """
@@ -21,32 +21,34 @@ from data_prep.measure.cuts import GRID, MOST_MISFIT
 RATE = 8.0
 """Signatures per second that are compared."""
 HALVES = (2, 4, 8)
-"""Half lengths that are looked for, in signatures: dissolves of about half a second, one and two."""
+"""Half lengths that are tried, in signatures: dissolves of about half a second, one and two."""
 FLOOR = 17.0
-"""Mean difference of A and B (levels of 255), at least."""
+"""Least mean difference of A and B (levels of 255)."""
 FLOOR_CONTENT = 8.0
-"""And what of it no gain and level explains."""
+"""Least part of it that no gain and level explains."""
 
 
 class Dissolve(NamedTuple):
-    """Seconds of the first and last mixed picture; misfit: how far those between are from the line, over the difference
-    of the two, 0 to MOST_MISFIT."""
+    """A stretch of mixed pictures."""
 
     start_s: float
+    """Time of the first one."""
     end_s: float
+    """Time of the last one."""
     misfit: float
+    """Distance of those between from the line, over the difference of the ends: 0 to MOST_MISFIT."""
 
 
 class DissolveFinder:
-    """Takes the signature of one frame after another; `found` at the end."""
+    """Finds dissolves from the signature of one frame after another."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         self._near: deque[tuple[float, np.ndarray]] = deque(maxlen=2 * HALVES[-1] + 1)
         self._next_s = 0.0
         self._found: list[tuple[float, Dissolve]] = []
 
     def add(self, seconds: float, samples: np.ndarray) -> None:
-        """samples: uint8 (S,)."""
+        """Add a frame's signature, uint8 (S,)."""
         if seconds < self._next_s - 1e-3:
             return
         self._next_s = max(self._next_s, seconds - 0.5 / RATE) + 1 / RATE
@@ -61,7 +63,7 @@ class DissolveFinder:
                     )
 
     def found(self) -> list[Dissolve]:
-        """Apart from each other: of those that overlap, the one that changes much and fits well."""
+        """The dissolves in order of time; of several that overlap, the one that changes most and fits best."""
         out: list[Dissolve] = []
         for _, one in sorted(self._found, reverse=True):
             if all(one.end_s <= other.start_s or one.start_s >= other.end_s for other in out):
@@ -70,8 +72,8 @@ class DissolveFinder:
 
 
 def _compare(near: list[tuple[float, np.ndarray]]) -> tuple[float, float]:
-    """(change from the first to the last, misfit of those between) of five signatures with their times; the misfit is
-    infinite where this is no dissolve."""
+    """(change from the first to the last, misfit of those between) of five signatures with their times; an infinite
+    misfit where it is not a dissolve."""
     (start, first), (end, last) = near[0], near[-1]
     if len(first) != len(last):
         return 0.0, np.inf
@@ -91,6 +93,6 @@ def _compare(near: list[tuple[float, np.ndarray]]) -> tuple[float, float]:
 
 
 def _unexplained(a: np.ndarray, b: np.ndarray) -> float:
-    """Mean difference of b and the gain and level of `a` that come nearest to it."""
+    """Mean difference between b and the best fit to it by a gain and a level of `a`."""
     a, b = a - a.mean(), b - b.mean()
     return float(np.abs(b - a * (a @ b) / max(float(a @ a), len(a))).mean())

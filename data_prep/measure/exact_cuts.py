@@ -1,6 +1,6 @@
-"""The very frame of a cut, and how much it stands out there, where the pass that found it left frames out.
+"""The exact frame of a cut, and how much it stands out there, where the pass that found it left frames out.
 
-Frames are left out unevenly, and a longer step changes more: what looks like a cut is looked at again, frame by frame.
+Frames are left out unevenly, and a longer step changes more: what may be a cut is decoded again, frame by frame.
 """
 
 from __future__ import annotations
@@ -17,14 +17,26 @@ from data_prep.media.planes import planes
 from data_prep.media.probe import Probe
 
 SUSPECT = ShotConfig(min_change=8.0, min_histogram=0.04, min_ratio=2.0)
-"""Below the thresholds for cuts: what is under this stays as it was seen, because looking again costs a seek."""
+"""Below the thresholds for cuts: weaker candidates stay as they are, because decoding again costs a seek."""
 
 
 def exact(path: str, known: Probe, found: Sequence[Candidate], threads: int = 1) -> list[Candidate]:
-    """The candidates as they are among all frames; those that are none there are left out."""
+    """Locate candidates among all frames.
+
+    Args:
+        path: a video.
+        known: its probe.
+        found: the candidates of a pass that may have left frames out.
+        threads: for decoding, 0 for all cores.
+    Returns:
+        The candidates in order of time, without those that are none among all frames.
+    Raises:
+        MediaError: the file cannot be opened.
+    """
+    # The frames between the two of each candidate: indices [first, last).
     first, last = np.searchsorted(
         known.times_s, [[c.before_s + HALF_TICK_S for c in found], [c.seconds - HALF_TICK_S for c in found]]
-    )  # of the frames between
+    )
     unsure = [i for i, c in enumerate(found) if last[i] > first[i] and is_cut(c, SUSPECT)]
     end = len(known.times_s) - 1
     runs: list[list[float]] = []
@@ -49,7 +61,7 @@ def exact(path: str, known: Probe, found: Sequence[Candidate], threads: int = 1)
 def _frames(
     path: str, known: Probe, runs: Sequence[Sequence[float]], threads: int
 ) -> Iterator[tuple[int, float, av.VideoFrame]]:
-    """(number of the run, seconds, frame) of all frames of each run [from, to], in order."""
+    """Yield (index of the run, seconds, frame) for all frames of each run [from, to], in order."""
     at = 0
     while at < len(runs):
         with closing(decode(path, known, runs[at][0], threads)) as frames:

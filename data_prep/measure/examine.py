@@ -1,7 +1,9 @@
-"""One pass over a file: probe it, decode it once at most, and take every measurement from the frames that go by.
+"""One pass over a file: probe it, decode it once at most, and take every measurement from the frames on the way.
 
-What is kept is small (numbers at a few samples a second, and small JPEG stills), so that shots, spans, thresholds and
+The results are small (numbers at a few samples per second, and small JPEG stills), so that shots, spans, thresholds and
 models can change later without decoding again.
+
+H, W: a picture's sides as shown; h, w: the sides of the small grey frame, as stored.
 """
 
 from __future__ import annotations
@@ -11,22 +13,23 @@ import os
 import time
 from contextlib import closing
 
+import av
 import cv2
 import numpy as np
 import pyarrow as pa
 
-from data_prep.measure import cuts as shots
-from data_prep.measure import motion, technical, text_area
+from data_prep.measure import cuts, motion, technical, text_area
 from data_prep.measure.dissolves import DissolveFinder
 from data_prep.measure.exact_cuts import exact
+from data_prep.media.errors import MediaError
 from data_prep.media.frames import decode, picture, read_image, turn
 from data_prep.media.planes import grey, planes
-from data_prep.media.probe import MediaError, Probe, probe
+from data_prep.media.probe import Probe, probe
 
 VERSION = 8
-"""Raise when a measurement changes its meaning: stored rows of older versions are then measured anew."""
+"""Raise when a measurement changes its meaning: the files of stored rows are then measured again."""
 MOST_STILLS = 2000
-PROBED = (
+PROBED = (  # fields of Probe that are kept as columns
     *("media_type", "container", "codec", "width", "height", "fps", "duration_s", "frame_count", "rotation"),
     *("variable_rate", "hdr", "has_audio"),
 )
@@ -37,18 +40,18 @@ class ExamineConfig:
     sample_fps: float = 4.0
     """Samples per second for black and frozen pictures; motion is measured between every second pair of them."""
     still_every_s: float = 2.0
-    """Seconds between the small pictures kept for technical quality, aesthetics and the report."""
+    """Seconds between the small pictures that are kept for technical quality, aesthetics and the report."""
     max_duration_s: float = 4 * 3600.0
     """Longer videos are refused as too_long."""
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         for field in ("sample_fps", "still_every_s", "max_duration_s"):
             if getattr(self, field) <= 0:
                 raise ValueError(f"--examine.{field.replace('_', '-')}: must be above 0")
 
 
 STAGES = ("probe", "decode", "shots", "motion", "stills")
-"""Where the time of an examination goes."""
+"""Parts of an examination whose time is recorded."""
 _floats = pa.list_(pa.float32())
 SCHEMA = pa.schema(
     [
@@ -56,7 +59,7 @@ SCHEMA = pa.schema(
         ("reason", pa.string()),  # "" when examined, else why not
         ("detail", pa.string()),
         ("attempts", pa.int32()),
-        ("seconds", pa.float32()),  # what the examination took, and of it:
+        ("seconds", pa.float32()),  # the examination's time, and of it:
         *((f"{stage}_s", pa.float32()) for stage in STAGES),
         ("bytes", pa.int64()),
         ("media_type", pa.string()),
@@ -105,8 +108,14 @@ STILL_SCHEMA = pa.schema([("key", pa.string()), ("still_s", pa.list_(pa.float64(
 
 
 def examine(path: str, config: ExamineConfig, threads: int = 1) -> tuple[dict, list[bytes]]:
-    """The row of a file (columns of SCHEMA but key and attempts) and its stills as JPEG, one for each still_s.
+    """Examine one local file.
 
+    Args:
+        path: a video or photograph.
+        config: what to measure.
+        threads: for decoding, 0 for all cores.
+    Returns:
+        Its row (the columns of SCHEMA except key and attempts), and its stills as JPEG, one for each still_s.
     Raises:
         MediaError: what `probe` raises, undecodable, too_long.
     """
@@ -156,16 +165,21 @@ class _Signals:
         self.still_step = max(config.still_every_s, known.duration_s / MOST_STILLS)
         self.frames = self.corrupt = 0
         self.spent = dict.fromkeys(("shots", "motion", "stills"), 0.0)
-        self.cuts, self.dissolves = shots.CutFinder(), DissolveFinder()
+        self.cuts, self.dissolves = cuts.CutFinder(), DissolveFinder()
         self.change = 0.0
-        self.before_grey = None
+        self.before_grey: np.ndarray | None = None
         self.next_sample_s, self.next_still_s = 0.0, min(self.still_step / 2, known.duration_s / 2)
-        self.samples: dict[str, list] = {name: [] for name in SCHEMA.names if name.startswith("sample_")}
+        self.samples: dict[str, list[float]] = {name: [] for name in SCHEMA.names if name.startswith("sample_")}
         self.motions: list[motion.Motion] = []
-        self.still_s, self.technicals, self.text_areas, self.hashes, self.jpegs = [], [], [], [], []
-        self.brightest = None
+        self.still_s: list[float] = []
+        self.technicals: list[technical.Technical] = []
+        self.text_areas: list[float] = []
+        self.phashes: list[int] = []
+        self.jpegs: list[bytes] = []
+        self.brightest: np.ndarray | None = None
 
-    def frame(self, seconds: float, frame) -> None:
+    def frame(self, seconds: float, frame: av.VideoFrame) -> None:
+        """Take everything from one frame of a video."""
         self.frames += 1
         self.corrupt += frame.is_corrupt
         clock = time.perf_counter()
@@ -179,7 +193,7 @@ class _Signals:
             self._sample(seconds, grey(frame, parts[0], self.grey_size))
             clock = self._spend("motion", clock)
         # A shot's first still comes soon after its cut, so that short shots have one too.
-        if change > max(3 * shots.FLOOR, 2.5 * self.change):
+        if change > max(3 * cuts.FLOOR, 2.5 * self.change):
             self.next_still_s = min(self.next_still_s, seconds + 0.3)
         self.change = change
         if seconds >= self.next_still_s - 1e-3:
@@ -191,11 +205,13 @@ class _Signals:
             self._spend("stills", clock)
 
     def _spend(self, stage: str, since: float) -> float:
+        """Record a stage's time; returns now."""
         now = time.perf_counter()
         self.spent[stage] += now - since
         return now
 
     def damage(self) -> None:
+        """Count a packet that could not be decoded."""
         self.corrupt += 1
 
     def _sample(self, seconds: float, small: np.ndarray) -> None:
@@ -204,11 +220,11 @@ class _Signals:
         diff, moved = 0.0, motion.UNKNOWN
         if self.before_grey is not None:
             diff = float(cv2.absdiff(small, self.before_grey).mean())
-            # Flow is dear: between every second pair of neighbours, and the first, so that short clips have one too.
+            # Optical flow is expensive: only for every second pair of neighbours, from the first pair on, so that short
+            # clips have one too.
             if len(self.motions) % 2:
-                moved = motion.NONE
-            if diff > 0 and len(self.motions) % 2:
-                moved = motion.measure(self.before_grey, small, seconds - self.samples["sample_s"][-1])
+                apart_s = seconds - self.samples["sample_s"][-1]
+                moved = motion.motion_between(self.before_grey, small, apart_s) if diff > 0 else motion.NONE
         self.before_grey = small
         self.motions.append(moved)
         for name, value in zip(self.samples, (seconds, float(small.mean()), float(high - low), diff), strict=True):
@@ -216,19 +232,20 @@ class _Signals:
         self.brightest = small if self.brightest is None else np.maximum(self.brightest, small)
 
     def still(self, seconds: float, rgb: np.ndarray, large: np.ndarray) -> None:
-        """rgb: upright (H, W, 3), kept as JPEG; large: grey (H, W), for lettering."""
+        """Take a still: `rgb`, upright (H, W, 3), is kept as JPEG; `large`, grey (H, W), is searched for lettering."""
         self.still_s.append(seconds)
-        looks = perceptual_hash(rgb)
-        # The same picture as before has the same lettering, and looking for it is dear.
-        same = bool(self.hashes) and (looks ^ self.hashes[-1]).bit_count() <= 2
+        phash = perceptual_hash(rgb)
+        # The same picture as before has the same lettering, and the search is expensive.
+        same = bool(self.phashes) and (phash ^ self.phashes[-1]).bit_count() <= 2
         area = self.text_areas[-1] if same else text_area.text_area(np.ascontiguousarray(large))
         self.text_areas.append(area)
-        self.technicals.append(technical.measure(rgb))
-        self.hashes.append(looks)
+        self.technicals.append(technical.technical_quality(rgb))
+        self.phashes.append(phash)
         ok, data = cv2.imencode(".jpg", cv2.cvtColor(rgb, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, 85])
         self.jpegs.append(data.tobytes() if ok else b"")
 
-    def row(self, found: list[shots.Candidate]) -> dict:
+    def row(self, found: list[cuts.Candidate]) -> dict:
+        """The columns that come from pixels."""
         dissolves = self.dissolves.found()
         fields = {
             "motion": "total",
@@ -255,18 +272,18 @@ class _Signals:
             **{name: [getattr(t, name) for t in self.technicals] for name in names},
             "technical": [t.score for t in self.technicals],
             "text_area": self.text_areas,
-            "phash": self.hashes,
+            "phash": self.phashes,
         }
 
 
 def _size(known: Probe, short_side: int) -> tuple[int, int]:
-    """(height, width) as shown, made smaller where the short side is longer than this."""
+    """(height, width) as shown, scaled down where the short side is longer than this."""
     scale = min(1.0, short_side / min(known.height, known.width))
     return max(1, round(known.height * scale)), max(1, round(known.width * scale))
 
 
 def perceptual_hash(rgb: np.ndarray) -> int:
-    """64 bits: signs of the low frequencies of the grey picture's DCT about their median (Zauner 2010)."""
+    """64 bits of uint8 RGB (H, W, 3): signs of the low DCT frequencies about their median (Zauner 2010)."""
     small = cv2.resize(cv2.cvtColor(rgb, cv2.COLOR_RGB2GRAY), (32, 32), interpolation=cv2.INTER_AREA)
     low = cv2.dct(small.astype(np.float32))[:8, :8].ravel()
     bits = low > np.median(low[1:])
@@ -274,15 +291,20 @@ def perceptual_hash(rgb: np.ndarray) -> int:
 
 
 def black_bars(brightest: np.ndarray, orientation: tuple[int, int, int, int], level: int = 20) -> list[float]:
-    """Shares of the shown picture (top, bottom, left, right) that never get brighter than `level`.
+    """Find black bars.
 
-    brightest: uint8 (h, w), each pixel's maximum over time, as stored.
+    Args:
+        brightest: uint8 (h, w), each pixel's maximum over time, as stored.
+        orientation: as in Probe.
+        level: luma up to which a pixel is black.
+    Returns:
+        Shares of the shown picture (top, bottom, left, right) that are bars.
     """
     shown = turn(brightest, orientation)
     lit_rows = np.percentile(shown, 98, axis=1) > level
     lit_columns = np.percentile(shown, 98, axis=0) > level
     if not lit_rows.any() or not lit_columns.any():
-        return [0.0, 0.0, 0.0, 0.0]  # all black: a matter of exposure, not of bars
+        return [0.0, 0.0, 0.0, 0.0]  # all black: that is exposure, not bars
     h, w = shown.shape
     return [
         float(np.argmax(lit_rows) / h),
@@ -293,7 +315,7 @@ def black_bars(brightest: np.ndarray, orientation: tuple[int, int, int, int], le
 
 
 def main() -> None:
-    """`python -m data_prep.measure.examine URI`: examine one file here, without Ray and without a safety net.
+    """`python -m data_prep.measure.examine URI`: examine one file in this process, without Ray or a time limit.
 
     Replays a clip that was set aside; prints its row as JSON.
     """

@@ -1,8 +1,8 @@
-"""Measure every clip that has not been measured yet: `examine` over Ray Data, results into the store as they come.
+"""Measure every clip that has not been measured yet: `examine` on Ray Data, with results stored as they come.
 
-Rows that travel are URIs out, numbers and small stills back; no video bytes. Each actor decodes in a child process, so
-that a crash or a hang costs one clip. What failed for reasons that may pass (a crash, a time limit, the network) is
-tried again up to a budget, then set aside; what is wrong with the file itself is final.
+URIs travel to the actors, numbers and small stills back; no video bytes. Each actor decodes in a child process, so that
+a crash or a hang costs one clip. Failures that may be transient (a crash, a time limit, the network) are retried within
+a budget, then the clip is set aside; errors of the file itself are final.
 """
 
 from __future__ import annotations
@@ -11,9 +11,10 @@ import contextlib
 import dataclasses
 import itertools
 import time
-from collections.abc import Iterable
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -22,24 +23,27 @@ import pyarrow.compute as pc
 from data_prep.measure import examine as examine_module
 from data_prep.measure.examine import ExamineConfig, examine
 from data_prep.measure.store import Store
+from data_prep.media.errors import MediaError
 from data_prep.media.fetch import content_hash, is_remote, local_copy, stamp
 from data_prep.media.isolate import Isolated
-from data_prep.media.probe import MediaError
 from data_prep.ray_cluster import connect, quiet_ray
 from lingen.io.manifest import digest
 from lingen.io.progress import Progress
 
-PASSING = frozenset(["timed_out", "crashed", "out_of_memory", "fetch_failed"])
-"""Reasons that may pass: another try is worth it."""
+if TYPE_CHECKING:
+    import ray
+
+TRANSIENT = frozenset(["timed_out", "crashed", "out_of_memory", "fetch_failed"])
+"""Reasons that another try may remove."""
 BLOCK_FILES, BLOCK_BYTES = 16, 32 << 20
 
 FILE_SCHEMA = pa.schema([("key", pa.string()), ("stamp", pa.string()), ("content_hash", pa.string())])
-_RESULT = pa.schema(
+_RESULT_SCHEMA = pa.schema(
     [
         ("uri", pa.string()),
         ("stamp", pa.string()),
         ("began", pa.float64()),  # seconds since 1970
-        *list(examine_module.SCHEMA),
+        *list(examine_module.SCHEMA),  # null key: no content; null reason: content that is measured already
         ("jpeg", pa.list_(pa.binary())),
     ]
 )
@@ -62,7 +66,7 @@ class DecodeConfig:
     cpus: float = 0.9
     """CPUs that a worker reserves; whole ones would starve Ray Data's own tasks where there are few."""
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         for field in ("timeout_s", "attempts", "threads", "cpus"):
             if getattr(self, field) <= 0:
                 raise ValueError(f"--decode.{field.replace('_', '-')}: must be above 0")
@@ -70,22 +74,66 @@ class DecodeConfig:
 
 @dataclasses.dataclass
 class Measured:
-    """What is known of each URI. files: (uri, content_hash) of those with content; failed: uri -> (reason, detail), for
-    those without; signals, stills: by content hash; new: files read in this run; start_s: how long that waited for its
-    workers to start."""
+    """The outcome for each URI."""
 
     files: pa.Table
+    """(uri, content_hash) of the files with content."""
     failed: dict[str, tuple[str, str]]
+    """uri -> (reason, detail) of those without."""
     signals: Store
+    """By content hash: rows of examine.SCHEMA."""
     stills: Store
+    """By content hash: rows of examine.STILL_SCHEMA."""
     new: int = 0
+    """Files read in this run."""
     start_s: float = 0.0
+    """Seconds that these waited for the workers to start."""
 
 
-def stores(folder: Path, config: ExamineConfig) -> tuple[Store, Store, Store]:
-    """(files, signals, stills) under the store's folder, the latter two for these settings."""
+class Stores(NamedTuple):
+    """What is kept between runs."""
+
+    files: Store
+    """By URI: rows of FILE_SCHEMA."""
+    signals: Store
+    """By content hash: rows of examine.SCHEMA."""
+    stills: Store
+    """By content hash: rows of examine.STILL_SCHEMA."""
+
+    def add(self, batch: pa.Table) -> dict[str, tuple[str, str]]:
+        """Queue a batch of _RESULT_SCHEMA; returns uri -> (reason, detail) of files without content."""
+        failed = batch.filter(pc.is_null(batch["key"])).select(["uri", "reason", "detail"]).to_pylist()
+        batch = batch.filter(pc.is_valid(batch["key"]))
+        fresh = batch.filter(pc.is_valid(batch["reason"]))
+        self.signals.add(fresh)
+        self.stills.add(fresh.filter(pc.is_valid(fresh["jpeg"])))
+        self.files.add(batch.select(["uri", "stamp", "key"]).rename_columns(FILE_SCHEMA.names))
+        return {row["uri"]: (row["reason"], row["detail"]) for row in failed}
+
+    def flush(self) -> None:
+        """Write all queued rows, files last: a file counts as seen only when its numbers are safe."""
+        for store in (self.signals, self.stills, self.files):
+            store.flush()
+
+
+@dataclasses.dataclass(frozen=True)
+class _Backlog:
+    """The files to examine and what is known of their contents."""
+
+    uris: pa.Array
+    """Largest first."""
+    sizes: np.ndarray
+    """Bytes of each."""
+    done: pa.Array
+    """Content hashes that need no examination."""
+    attempts: dict[str, int]
+    """Content hash -> tries so far, of contents that may be tried again."""
+
+
+def open_stores(folder: Path, config: ExamineConfig) -> Stores:
+    """The stores under `folder`; signals and stills for these settings."""
     key = digest({"version": examine_module.VERSION, **dataclasses.asdict(config)})
-    return (
+    return Stores(
         Store(folder, "files", FILE_SCHEMA),
         Store(folder, f"signals-{key}", examine_module.SCHEMA),
         Store(folder, f"stills-{key}", examine_module.STILL_SCHEMA),
@@ -100,20 +148,25 @@ def measure(
     allow_new: bool = True,
     skip_uris: pa.Array | None = None,
 ) -> Measured:
-    """Bring the store up to date for `uris` (distinct) and read it back; those of `skip_uris` are looked up in the
-    store, but not read.
+    """Bring the store up to date for some files and read it back.
 
+    Args:
+        uris: the files, each once.
+        folder: of the store.
+        config: what to measure.
+        decode: how to read files.
+        allow_new: whether files may be read.
+        skip_uris: files of `uris` that are looked up in the store, but never read.
+    Returns:
+        What the store then knows of `uris`.
     Raises:
-        ValueError: allow_new is off and something has not been measured.
+        ValueError: allow_new is off and a file has not been measured.
     """
-    files, signals, stills = stores(folder, config)
+    stores = open_stores(folder, config)
     stamps = pa.array(_stamps(uris), pa.string())
-    known = _looked_up(uris, files.table())
+    known = _look_up(uris, stores.files.table())
     current = pc.if_else(pc.equal(known["stamp"], stamps), known["content_hash"], None)
-    tried = signals.table(["key", "reason", "attempts"])
-    passing = pc.is_in(tried["reason"], pa.array(sorted(PASSING)))
-    again = tried.filter(pc.and_(passing, pc.less(tried["attempts"], decode.attempts)))
-    done = tried.filter(pc.invert(pc.is_in(tried["key"], again["key"].combine_chunks())))["key"].combine_chunks()
+    done, attempts = _examined(stores.signals, decode.attempts)
     todo = pc.invert(pc.is_in(current, done))
     if skip_uris is not None:
         todo = pc.and_(todo, pc.invert(pc.is_in(uris, skip_uris)))
@@ -125,125 +178,131 @@ def measure(
         first = uris.filter(todo)[0].as_py()
         raise ValueError(f"--refilter: {new} clips have not been measured (first: {first}); leave it out once")
     if new:
-        # Big files first: no worker is left alone with a long film at the end.
+        # Large files first: no worker is left alone with a long film at the end.
         sizes = np.array([_size(stamp) for stamp in stamps.filter(todo).to_pylist()])
         order = np.argsort(-sizes, kind="stable")
-        attempts = dict(zip(again["key"].to_pylist(), again["attempts"].to_pylist()))
+        backlog = _Backlog(uris.filter(todo).take(pa.array(order)), sizes[order], done, attempts)
         progress = Progress("measure", len(uris) - len(failed), "files", done=len(uris) - len(failed) - new)
-        todo, sizes = uris.filter(todo).take(pa.array(order)), sizes[order]
-        found, start_s = _run(todo, sizes, done, attempts, (files, signals, stills), config, decode, progress)
-        failed |= found
-        known = _looked_up(uris, files.table())
+        unreadable, start_s = _examine_all(backlog, stores, config, decode, progress)
+        failed |= unreadable
+        known = _look_up(uris, stores.files.table())
     seen = pa.table({"uri": uris, "content_hash": known["content_hash"]})
     seen = seen.filter(pc.invert(pc.is_in(uris, pa.array(failed, pa.string())))).drop_null()
-    for store in (files, signals, stills):
+    for store in stores:
         store.compact()
-    return Measured(seen, failed, signals, stills, new, start_s)
+    return Measured(seen, failed, stores.signals, stores.stills, new, start_s)
 
 
-def _looked_up(uris: pa.Array, files: pa.Table) -> pa.Table:
+def _examined(signals: Store, budget: int) -> tuple[pa.Array, dict[str, int]]:
+    """(content hashes that need no examination, tries so far of those that have failed and are to be tried again)."""
+    tried = signals.table(["key", "reason", "attempts"])
+    transient = pc.is_in(tried["reason"], pa.array(sorted(TRANSIENT)))
+    again = tried.filter(pc.and_(transient, pc.less(tried["attempts"], budget)))
+    done = tried.filter(pc.invert(pc.is_in(tried["key"], again["key"].combine_chunks())))["key"].combine_chunks()
+    return done, dict(zip(again["key"].to_pylist(), again["attempts"].to_pylist()))
+
+
+def _look_up(uris: pa.Array, files: pa.Table) -> pa.Table:
     """The rows of FILE_SCHEMA of some URIs, nulls where there is none."""
     return files.take(pc.index_in(uris, files["key"].combine_chunks()))
 
 
-def _stamps(uris: pa.Array) -> Iterable[str]:
+def _stamps(uris: pa.Array) -> Iterator[str]:
     with ThreadPoolExecutor(16) as pool:
-        for start in range(0, len(uris), 4096):  # map queues all it is given
+        for start in range(0, len(uris), 4096):  # `map` queues all of its input
             yield from pool.map(stamp, uris[start : start + 4096].to_pylist())
 
 
-def _run(todo, sizes, done, tried, to: tuple[Store, ...], config, decode, progress: Progress) -> tuple[dict, float]:
-    """Examine files (URIs, bytes) into the stores `to`; (uri -> why it has no content, seconds until the first worker
-    had begun)."""
+def _examine_all(
+    backlog: _Backlog, stores: Stores, config: ExamineConfig, decode: DecodeConfig, progress: Progress
+) -> tuple[dict[str, tuple[str, str]], float]:
+    """Examine a backlog into the stores; (uri -> (reason, detail) of files without content, seconds until the first
+    worker began)."""
     import ray
 
     called = time.time()
     connect()
-    workers = decode.workers or max(1, int(ray.cluster_resources().get("CPU", 1)))
-    workers = min(workers, len(todo))
-    edges = _edges(sizes, max(1, min(BLOCK_FILES, len(todo) // (workers * 4))))
-    blocks = [pa.table({"uri": todo[a:b]}) for a, b in itertools.pairwise(edges)]
-    # Sorted bytes in the object store: all workers of a machine look at the same copy.
-    done = ray.put(np.sort(np.array(done.to_pylist(), "S32")))
+    count = len(backlog.uris)
+    workers = min(decode.workers or max(1, int(ray.cluster_resources().get("CPU", 1))), count)
+    edges = _block_edges(backlog.sizes, max(1, min(BLOCK_FILES, count // (workers * 4))))
+    blocks = [pa.table({"uri": backlog.uris[a:b]}) for a, b in itertools.pairwise(edges)]
+    # Sorted bytes in the object store: all workers of a machine share one copy.
+    done = ray.put(np.sort(np.array(backlog.done.to_pylist(), "S32")))
     dataset = ray.data.from_arrow(blocks).map_batches(
         Examiner,
-        fn_constructor_kwargs={"config": config, "decode": decode, "done": done, "tried": tried},
+        fn_constructor_kwargs={"config": config, "decode": decode, "done": done, "attempts": backlog.attempts},
         batch_format="pyarrow",
         batch_size=None,
         compute=ray.data.ActorPoolStrategy(size=workers),
         num_cpus=decode.cpus,
     )
-    failed, began = {}, []
+    failed: dict[str, tuple[str, str]] = {}
+    began: list[float] = []
     quiet_ray()
     for batch in dataset.iter_batches(batch_format="pyarrow", batch_size=None, prefetch_batches=1):
+        assert isinstance(batch, pa.Table)
         began.append(pc.min(batch["began"]).as_py())
-        failed |= _sort_in(batch, *to)
+        failed |= stores.add(batch)
         progress.update(batch.num_rows)
-        if any(store.due for store in to):
-            _flush(*to)
-    _flush(*to)
+        if any(store.due for store in stores):
+            stores.flush()
+    stores.flush()
     progress.close()
     return failed, min(began) - called
 
 
-def _edges(sizes: np.ndarray, most: int) -> list[int]:
-    """Where blocks of at most `most` files and, but for single files, BLOCK_BYTES begin and end. Blocks are small: a
-    kill loses those in work, and no worker is left alone at the end."""
+def _block_edges(sizes: np.ndarray, max_files: int) -> list[int]:
+    """Where blocks of at most `max_files` files and, except for single files, BLOCK_BYTES begin and end.
+
+    Blocks are small: a kill loses those in progress, and no worker is left alone at the end.
+    """
     edges, held = [0], 0
     for i, size in enumerate(sizes.tolist()):
-        if i > edges[-1] and (i - edges[-1] == most or held + size > BLOCK_BYTES):
+        if i > edges[-1] and (i - edges[-1] == max_files or held + size > BLOCK_BYTES):
             edges.append(i)
             held = 0
         held += size
     return [*edges, len(sizes)]
 
 
-def _sort_in(batch: pa.Table, files: Store, signals: Store, stills: Store) -> dict[str, tuple[str, str]]:
-    """Queue a batch of _RESULT in the stores; uri -> (reason, detail) of what has no content."""
-    nothing = batch.filter(pc.is_null(batch["key"])).select(["uri", "reason", "detail"]).to_pylist()
-    batch = batch.filter(pc.is_valid(batch["key"]))
-    fresh = batch.filter(pc.is_valid(batch["reason"]))
-    signals.add(fresh)
-    stills.add(fresh.filter(pc.is_valid(fresh["jpeg"])))
-    files.add(batch.select(["uri", "stamp", "key"]).rename_columns(FILE_SCHEMA.names))
-    return {row["uri"]: (row["reason"], row["detail"]) for row in nothing}
-
-
-def _flush(files: Store, *numbers: Store) -> None:
-    """All together and files last: a file counts as seen only when its numbers are safe."""
-    for store in (*numbers, files):
-        store.flush()
-
-
 def _size(stamp: str) -> int:
-    """Bytes of a file, by its stamp (of fetch.stamp)."""
+    """Bytes of a file, from its `fetch.stamp`."""
     size = stamp.rpartition("+")[2].partition("-")[0]
     return int(size) if size.isdigit() else 0
 
 
 class Examiner:
-    """One Ray actor. Batch: uri; result: _RESULT, with a null `key` for what has no content and a null `reason` for
-    content that is measured already."""
+    """A Ray actor that examines batches of files (column uri), each in a child process.
 
-    def __init__(self, config: ExamineConfig, decode: DecodeConfig, done, tried: dict[str, int]):
+    Args:
+        config: what to measure.
+        decode: how to read files.
+        done: content hashes that need no examination: sorted bytes of 32 digits.
+        attempts: content hash -> tries so far.
+    """
+
+    def __init__(
+        self, config: ExamineConfig, decode: DecodeConfig, done: ray.ObjectRef[np.ndarray], attempts: dict[str, int]
+    ):
         import ray
 
-        self.config, self.decode, self.done, self.tried = config, decode, ray.get(done), tried
+        self.config, self.decode, self.done, self.attempts = config, decode, ray.get(done), attempts
         self.child = Isolated(decode.memory_gb)
-        with contextlib.suppress(MediaError):  # no such file; but the child has started and imported all it needs
+        with contextlib.suppress(MediaError):  # there is no such file, but the child starts and imports all it needs
             self.child.call(examine, "", config, timeout_s=600)
 
     def __call__(self, batch: pa.Table) -> pa.Table:
+        """Examine a batch; returns rows of _RESULT_SCHEMA."""
         rows = []
         for uri in batch.column("uri").to_pylist():
-            rows.append({"uri": uri, "stamp": stamp(uri), "began": time.time(), **self.one(uri)})
-        return pa.Table.from_pylist(rows, schema=_RESULT)
+            rows.append({"uri": uri, "stamp": stamp(uri), "began": time.time(), **self._fetch_and_examine(uri)})
+        return pa.Table.from_pylist(rows, schema=_RESULT_SCHEMA)
 
     def _is_done(self, key: str) -> bool:
         at = np.searchsorted(self.done, key.encode())
-        return at < len(self.done) and self.done[at] == key.encode()
+        return bool(at < len(self.done) and self.done[at] == key.encode())
 
-    def one(self, uri: str) -> dict:
+    def _fetch_and_examine(self, uri: str) -> dict:
         for _ in range(self.decode.attempts):
             try:
                 with local_copy(uri, self.decode.max_file_gb) as path:
@@ -253,14 +312,14 @@ class Examiner:
                     return self._examine(uri, path, key)
             except MediaError as error:
                 last = {"reason": error.reason, "detail": error.detail}
-                if error.reason not in PASSING:
+                if error.reason not in TRANSIENT:
                     break
             except OSError as error:
                 last = {"reason": "fetch_failed", "detail": str(error)[:300]}
         return last
 
     def _examine(self, uri: str, path: str, key: str) -> dict:
-        attempts = self.tried.get(key, 0)
+        attempts = self.attempts.get(key, 0)
         while True:
             attempts += 1
             try:
@@ -269,9 +328,9 @@ class Examiner:
                 )
                 return {"key": key, "attempts": attempts, **row, "jpeg": jpegs}
             except MediaError as error:
-                if error.reason in PASSING and attempts < self.decode.attempts:
+                if error.reason in TRANSIENT and attempts < self.decode.attempts:
                     continue
                 detail = error.detail
-                if error.reason in PASSING:
+                if error.reason in TRANSIENT:
                     detail += f"; set aside after {attempts} tries; replay: python -m data_prep.measure.examine {uri!r}"
                 return {"key": key, "attempts": attempts, "reason": error.reason, "detail": detail}

@@ -1,9 +1,9 @@
 """Measurements kept between runs, so that nothing is measured twice: Parquet parts, one folder per stage and settings.
 
-A folder's name is the stage and the digest of all that decides its numbers (settings, code version, model revision); a
-row is keyed by content hash. So a changed setting never meets stale rows, and moving or renaming media costs nothing.
-One writer (the driver) adds whole parts atomically: a kill at any moment loses seconds of work and breaks nothing.
-What is in memory at once is one row group, however long the store has grown.
+A folder is named after the stage and the digest of everything that determines its numbers (settings, code version,
+model revision); rows are keyed by content hash. So stale rows never meet a changed setting, and moving or renaming
+media costs nothing. One writer (the driver) adds whole parts atomically: a kill at any moment loses seconds of work and
+breaks nothing. Only one row group is in memory at once, however large the store is.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import itertools
 import os
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -25,9 +25,12 @@ PART_ROWS, PART_BYTES = 16384, 256 << 20
 
 
 class Store:
-    """The rows of one stage. `schema` must have the column `key`; a key's row written last is the one that counts.
+    """The rows of one stage; of several rows of a key the last one written counts.
 
-    Args: folder of all stages; name, stage and digest; schema.
+    Args:
+        folder: of all stages.
+        name: stage and digest.
+        schema: of the rows, with a column `key`.
     """
 
     def __init__(self, folder: str | Path, name: str, schema: pa.Schema):
@@ -36,19 +39,21 @@ class Store:
         self._start = self._last = time.monotonic()
 
     def add(self, rows: pa.Table) -> None:
-        """Queue rows; `flush` writes them, which is `due` when enough rows, bytes or seconds have gathered."""
+        """Queue rows for the next `flush`."""
         if rows.num_rows:
             self._queue.append(rows.select(self.schema.names).cast(self.schema))
 
     @property
     def due(self) -> bool:
+        """Whether enough rows, bytes or seconds have accumulated for a `flush`."""
         now = time.monotonic()
-        # A run of days writes each minute, or its parts would be too many.
+        # A run of days writes once a minute, or it would leave too many parts.
         pause = min(SELDOM_FLUSH_S, max(FLUSH_S, (now - self._start) / 100))
         rows, size = sum(t.num_rows for t in self._queue), sum(t.nbytes for t in self._queue)
         return rows >= FLUSH_ROWS or size >= FLUSH_BYTES or now - self._last > pause
 
     def flush(self) -> None:
+        """Write the queued rows as one part."""
         self._last = time.monotonic()
         if self._queue:
             # Names sort by time, so that reading in order lets later rows replace earlier ones.
@@ -56,45 +61,46 @@ class Store:
             self._queue = []
 
     def table(self, columns: list[str] | None = None) -> pa.Table:
-        """The newest row of every key, whole: for narrow columns."""
+        """The newest row of every key, all in memory: for narrow columns."""
         tables = list(Snapshot(self).tables(columns))
         return pa.concat_tables(tables) if tables else self._empty(columns)
 
     def rows(self, columns: list[str] | None = None, keys: set[str] | None = None) -> Iterator[dict]:
-        """The newest row of every key (of `keys`), one row group in memory at a time."""
+        """Yield the newest row of every key (of `keys`), one row group in memory at a time."""
         return Snapshot(self).rows(columns, keys)
 
     def remove(self, keys: pa.Array) -> None:
-        """Take rows out of the files themselves."""
+        """Delete the rows of `keys` from the files themselves."""
         for part in self.parts():
             if self.open(part) and pc.any(pc.is_in(pq.read_table(part, columns=["key"])["key"], keys)).as_py():
                 groups = (table.filter(pc.invert(pc.is_in(table["key"], keys))) for table in self._groups([part]))
                 self._write(groups, part.name)
 
     def compact(self) -> None:
-        """Fold small parts into larger ones, keeping the order; called when a job ends well."""
+        """Fold small parts into larger ones, keeping the order; called when a job succeeds."""
         group: list[Path] = []
         rows = size = 0
-        for part in [*self.parts(), None]:
-            file = self.open(part) if part else None
-            here = (file.metadata.num_rows, part.stat().st_size) if file else (0, 0)
-            if part is None or rows + here[0] > PART_ROWS or size + here[1] > PART_BYTES:
+        for part in self.parts():
+            file = self.open(part)
+            part_rows, part_size = (file.metadata.num_rows, part.stat().st_size) if file else (0, 0)
+            if rows + part_rows > PART_ROWS or size + part_size > PART_BYTES:
                 self._fold(group)
                 group, rows, size = [], 0, 0
-            if part is not None and here[0] < PART_ROWS // 2 and here[1] < PART_BYTES // 2:
+            if part_rows < PART_ROWS // 2 and part_size < PART_BYTES // 2:
                 group.append(part)
-                rows, size = rows + here[0], size + here[1]
+                rows, size = rows + part_rows, size + part_size
+        self._fold(group)
 
     def _fold(self, parts: list[Path]) -> None:
         if len(parts) < 8:
             return
-        # The fold takes the last one's name, so that it stays older than what is written meanwhile.
+        # The fold takes the last part's name, so that it stays older than anything written meanwhile.
         self._write(self._groups(parts), parts[-1].name)
         for part in parts[:-1]:
             part.unlink(missing_ok=True)
 
     def _groups(self, parts: list[Path]) -> Iterator[pa.Table]:
-        """All rows of some parts, in order, in tables of FLUSH_ROWS or FLUSH_BYTES."""
+        """Yield all rows of some parts, in order, in tables of about FLUSH_ROWS or FLUSH_BYTES."""
         gathered: list[pa.Table] = []
         for file in filter(None, map(self.open, parts)):
             for i in range(file.num_row_groups):
@@ -110,7 +116,7 @@ class Store:
         return sorted(p for p in self.folder.glob("*.parquet") if not p.name.startswith("."))
 
     def open(self, part: Path) -> pq.ParquetFile | None:
-        """A part, or None when it is no Parquet file of this stage."""
+        """Open a part; None when it is not a Parquet file of this stage."""
         try:
             file = pq.ParquetFile(part)
         except (pa.ArrowInvalid, OSError):
@@ -120,8 +126,8 @@ class Store:
     def _empty(self, columns: list[str] | None) -> pa.Table:
         return pa.schema([self.schema.field(n) for n in columns or self.schema.names]).empty_table()
 
-    def _write(self, tables, name: str) -> None:
-        """One row group a table."""
+    def _write(self, tables: Iterable[pa.Table], name: str) -> None:
+        """Write a part of one row group per table."""
         self.folder.mkdir(parents=True, exist_ok=True)
         hidden = self.folder / f".{name}"
         with pq.ParquetWriter(hidden, self.schema, compression="zstd") as writer:
@@ -133,7 +139,7 @@ class Store:
 
 
 class Snapshot:
-    """Where the newest row of each key of a store lies, found once, to be asked often."""
+    """An index of the newest row of each key in a store, built once for many look-ups."""
 
     def __init__(self, store: Store):
         self._parts = [p for p in store.parts() if store.open(p)]
@@ -141,17 +147,18 @@ class Snapshot:
         keys = pa.chunked_array([c for column in columns for c in column.chunks], pa.string())
         keys = keys.combine_chunks().dictionary_encode()
         newest = np.zeros(len(keys.dictionary), np.int64)
-        newest[keys.indices.to_numpy()] = np.arange(len(keys))  # of a key that comes twice, the later
+        newest[keys.indices.to_numpy()] = np.arange(len(keys))  # of a key that occurs twice, the later row
         self._keys = keys.dictionary.take(pa.array(np.argsort(newest), pa.int64()))
         self._newest = np.sort(newest)
-        self._first = np.cumsum([0, *map(len, columns)])  # of each part
+        self._first = np.cumsum([0, *map(len, columns)])  # index of each part's first row
 
     def rows(self, columns: list[str] | None = None, keys: set[str] | None = None) -> Iterator[dict]:
+        """Yield the newest rows (of `keys`), like `tables`."""
         for table in self.tables(columns, keys):
             yield from table.to_pylist()
 
     def tables(self, columns: list[str] | None = None, keys: set[str] | pa.Array | None = None) -> Iterator[pa.Table]:
-        """The newest rows, one row group in memory at a time; groups without a wanted key are not read."""
+        """Yield the newest rows (of `keys`), one row group in memory at a time; groups without any are not read."""
         wanted = self._newest
         if keys is not None:
             keys = keys if isinstance(keys, pa.Array) else pa.array(sorted(keys), pa.string())

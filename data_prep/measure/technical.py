@@ -1,7 +1,8 @@
-"""Technical picture quality from published measures, no weights needed. It says nothing of beauty: never an aesthetic.
+"""Technical picture quality from published metrics, without model weights. It is not an aesthetic score.
 
-H, W: a picture's sides. All measures are taken at most at 224 pixels on the short side, so that a sharp small original
-and a sharp large one compare.
+All metrics are computed at 224 pixels or less on the short side, so that sharp small and sharp large originals compare.
+
+H, W: a picture's sides.
 """
 
 from __future__ import annotations
@@ -12,24 +13,29 @@ import cv2
 import numpy as np
 
 SHORT_SIDE = 224
+"""Pixels of the pictures that are compared."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Technical:
-    """sharpness: log10 of the Laplacian's variance in the sharpest quarter (Pech-Pacheco 2000); contrast: RMS of
-    luminance, 0..1 (Peli 1990); colourfulness: Hasler and Suesstrunk 2003 (0 grey, 30 moderate, 80 strong);
-    exposure: mean well-exposedness, 0..1 (Mertens 2007); brightness: mean luminance, 0..255; score: 0..10."""
+    """Technical quality of one picture."""
 
     sharpness: float
+    """log10 of the Laplacian's variance in the sharpest quarter (Pech-Pacheco 2000)."""
     contrast: float
+    """RMS of luminance, 0..1 (Peli 1990)."""
     colourfulness: float
+    """Hasler and Suesstrunk 2003: 0 grey, 30 moderate, 80 strong."""
     exposure: float
+    """Mean well-exposedness, 0..1 (Mertens 2007)."""
     brightness: float
+    """Mean luminance, 0..255."""
     score: float
+    """All but brightness as one number, 0..10."""
 
 
-def measure(rgb: np.ndarray) -> Technical:
-    """Of one upright picture, uint8 (H, W, 3)."""
+def technical_quality(rgb: np.ndarray) -> Technical:
+    """Score one upright picture, uint8 (H, W, 3)."""
     grey = cv2.cvtColor(rgb, cv2.COLOR_RGB2GRAY)
     luma = grey.astype(np.float32) / 255
     sharpness, contrast = _sharpness(grey), float(luma.std())
@@ -41,13 +47,13 @@ def measure(rgb: np.ndarray) -> Technical:
         (_ramp(exposure, 0.05, 0.55), 0.25),
         (_ramp(colourfulness, 0.0, 40.0), 0.1),
     )
-    # A weighted geometric mean: a picture that fails one measure altogether is not saved by the others.
+    # A weighted geometric mean: a picture that fails on one metric altogether is not saved by the others.
     score = 10 * float(np.exp(sum(weight * np.log(max(part, 0.05)) for part, weight in parts)))
     return Technical(sharpness, contrast, colourfulness, exposure, brightness, score)
 
 
 def _sharpness(grey: np.ndarray) -> float:
-    """In tiles, so that a sharp subject before a soft background counts as sharp."""
+    """Computed in tiles, so that a sharp subject in front of a soft background counts as sharp."""
     lap = cv2.Laplacian(cv2.GaussianBlur(grey, (3, 3), 0), cv2.CV_32F)
     rows, columns = (np.array_split(np.arange(n), 4) for n in grey.shape)
     tiles = sorted(float(lap[r[0] : r[-1] + 1, c[0] : c[-1] + 1].var()) for r in rows for c in columns)

@@ -1,9 +1,11 @@
-"""How much of a picture is covered by text: subtitles, titles, logos, screens full of code. No weights needed.
+"""How much of a picture is covered by text: subtitles, titles, logos, screens full of code. No model weights needed.
 
-Lettering is thin strokes of one level on a quieter ground, set in lines: strokes stand out of their surroundings
-(top-hat), lie in boxes wider than high, cross a row many times, and share one level. Foliage and gravel pass some of
-these tests, not all. It finds overlays and screens; handwriting, signs in the distance and lettering with a heavy
-outline on a bright busy ground mostly not.
+Lettering is thin strokes of one level on a quieter ground, set in lines: strokes stand out from their surroundings
+(top-hat), fill boxes wider than high, cross a row many times, and share one level. Foliage and gravel pass some of
+these tests, not all. Overlays and screens are found; handwriting, distant signs and lettering with a heavy outline on a
+bright busy ground mostly are not.
+
+H, W: a picture's sides; h, w: a box's.
 """
 
 from __future__ import annotations
@@ -12,22 +14,29 @@ import cv2
 import numpy as np
 
 SHORT_SIDE = 360
-"""Pixels; small lettering is gone below, and more costs more."""
+"""Pixels; with fewer, small lettering is lost, and more cost more time."""
 STROKE_LEVELS = 60
-"""How much brighter or darker (of 255) a stroke is than what is around it."""
+"""How much brighter or darker (of 255) a stroke is than its surroundings."""
 GROUND_SPREAD = 28.0
-"""Standard deviation of the ground next to the strokes, at most."""
+"""Largest standard deviation of the ground next to the strokes."""
 MOST_BOXES = 150
+"""Boxes that are examined, largest first."""
 
 
 def text_area(grey: np.ndarray) -> float:
-    """Share of the picture in boxes of lettering. grey: uint8 (H, W), SHORT_SIDE or less on the short side."""
+    """Share of a picture that boxes of lettering cover.
+
+    Args:
+        grey: uint8 (H, W), SHORT_SIDE or less on the short side.
+    Returns:
+        0 to 1.
+    """
     kernel = cv2.getStructuringElement(cv2.MORPH_RECT, (9, 5))
     covered = np.zeros(grey.shape, bool)
     for operation in (cv2.MORPH_TOPHAT, cv2.MORPH_BLACKHAT):  # light on dark, dark on light
         strokes = (cv2.morphologyEx(grey, operation, kernel) > STROKE_LEVELS).astype(np.uint8)
         lines = cv2.morphologyEx(strokes, cv2.MORPH_CLOSE, np.ones((1, 9), np.uint8))
-        # The algorithm is named because OpenCV's own choice takes three times as long, for the same boxes.
+        # OpenCV's default algorithm takes three times as long for the same boxes.
         _, _, boxes, _ = cv2.connectedComponentsWithStatsWithAlgorithm(lines, 8, cv2.CV_32S, cv2.CCL_GRANA)
         x, y, w, h, area = boxes[1:].T
         shaped = (w >= 2.5 * h) & (h >= 5) & (h <= 0.15 * grey.shape[0]) & (w >= 12) & (area > 0.2 * w * h)
@@ -40,7 +49,7 @@ def text_area(grey: np.ndarray) -> float:
 
 
 def _is_lettering(grey: np.ndarray, strokes: np.ndarray) -> bool:
-    """grey, strokes: uint8 (h, w) of one box."""
+    """Whether a box, uint8 (h, w), holds lettering."""
     h, w = strokes.shape
     if not 0.2 < strokes.mean() < 0.75:
         return False
@@ -49,7 +58,7 @@ def _is_lettering(grey: np.ndarray, strokes: np.ndarray) -> bool:
         return False
     ink = grey[strokes > 0].astype(np.float32)
     near = cv2.dilate(strokes, np.ones((3, 3), np.uint8))
-    around = cv2.dilate(near, np.ones((3, 3), np.uint8)) > near  # a ring: outlined lettering lies on anything
+    around = cv2.dilate(near, np.ones((3, 3), np.uint8)) > near  # a ring: outlined lettering may be on any ground
     ground = grey[around].astype(np.float32)
     if len(ink) < 20 or len(ground) < 8 or ground.std() > GROUND_SPREAD:
         return False

@@ -1,1 +1,1 @@
-"""Reading media that nobody vouches for."""
+"""Reading untrusted media."""

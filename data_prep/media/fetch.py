@@ -1,7 +1,7 @@
 """A clip's bytes on this machine, whatever its URI, and the hash that names its content.
 
-A URI is a local path, an object store's (s3://, gs://, abfs:// by pyarrow; others by fsspec), or a member of an
-uncompressed tar: PATH.tar#OFFSET+SIZE, bytes of the tar. Members are never extracted by name.
+A URI is a local path, an object store's (s3://, gs://, abfs:// through pyarrow; others through fsspec), or a member of
+an uncompressed tar: PATH.tar#OFFSET+SIZE, bytes of the tar. Members are never extracted by name.
 """
 
 from __future__ import annotations
@@ -13,15 +13,17 @@ import re
 import stat
 import tempfile
 from collections.abc import Iterator
+from typing import IO
 from urllib.parse import urlsplit
 
-from data_prep.media.probe import MediaError
+from data_prep.media.errors import MediaError
 from lingen.io.byte_ranges import filesystem
 
 _MEMBER = re.compile(r"(.+\.tar)#(\d+)\+(\d+)(\.\w+)?")
 
 
 def is_remote(uri: str) -> bool:
+    """Whether a URI names an object store or server; a local path and file:// do not."""
     return "://" in uri and urlsplit(uri).scheme not in ("", "file")
 
 
@@ -31,9 +33,9 @@ def member_uri(tar: str, offset: int, size: int, suffix: str) -> str:
 
 
 def stamp(uri: str) -> str:
-    """What changes when the file behind a URI does (size and time); "" when nothing is there.
+    """A text that changes when the file behind a URI does (size and time); "" when there is no such file.
 
-    Lets a second run skip files without reading them.
+    It lets a second run skip files without reading them.
     """
     if member := _MEMBER.fullmatch(uri):
         whole = stamp(member[1])
@@ -45,38 +47,43 @@ def stamp(uri: str) -> str:
             return ""
         return f"{found.st_size}-{found.st_mtime_ns}"
     try:
-        there, path = filesystem(uri)
-        found = there.get_file_info(path)
-    except Exception:  # every store raises its own kinds; that it is absent comes out, with a reason, in local_copy
+        store, path = filesystem(uri)
+        found = store.get_file_info(path)
+    except Exception:  # every store raises errors of its own; local_copy will give the reason
         return ""
     return f"{found.size}-{found.mtime_ns}" if found.is_file else ""
 
 
 def local_path(uri: str) -> str:
+    """A local URI without its file:// prefix."""
     return uri[len("file://") :] if uri.startswith("file://") else uri
 
 
 @contextlib.contextmanager
 def local_copy(uri: str, max_gb: float = 20.0) -> Iterator[str]:
-    """The path of a local regular file with the content of `uri`; a copy made for it is deleted afterwards.
+    """Yield the path of a local regular file with the content of `uri`; a temporary copy is deleted afterwards.
 
+    Args:
+        uri: a local path, a remote URI or a tar member's.
+        max_gb: larger remote files are refused (GiB).
     Raises:
-        MediaError: file_missing, not_a_file (a folder, pipe or device), not_readable, too_large, fetch_failed.
+        MediaError: file_missing, not_a_file (a folder, pipe or device), not_readable, too_large, fetch_failed;
+            truncated for a tar member.
     """
     member = _MEMBER.fullmatch(uri)
     if not member and not is_remote(uri):
         yield _regular(local_path(uri))
         return
-    where, offset, size = (member[1], int(member[2]), int(member[3])) if member else (uri, 0, None)
+    file, offset, size = (member[1], int(member[2]), int(member[3])) if member else (uri, 0, None)
     suffix = os.path.splitext(uri if member else urlsplit(uri).path)[1][:16]
     with tempfile.NamedTemporaryFile(prefix="clip-", suffix=suffix) as copy:
         try:
-            _copy(where, copy, offset, size, int(max_gb * 2**30))
+            _copy(file, copy, offset, size, int(max_gb * 2**30))
         except MediaError:
             raise
         except FileNotFoundError as error:
             raise MediaError("file_missing", str(error)) from None
-        except Exception as error:  # a store's own errors, credentials and network
+        except Exception as error:  # the store's own errors: credentials, network
             raise MediaError("fetch_failed", f"{type(error).__name__}: {error}") from None
         copy.flush()
         yield copy.name
@@ -85,7 +92,7 @@ def local_copy(uri: str, max_gb: float = 20.0) -> Iterator[str]:
 def _regular(path: str) -> str:
     try:
         found = os.stat(path)
-        if not stat.S_ISREG(found.st_mode):  # reading a pipe or a device could go on for ever
+        if not stat.S_ISREG(found.st_mode):  # reading a pipe or a device may never end
             raise MediaError("not_a_file", f"{path} is no regular file")
         with open(path, "rb"):
             return path
@@ -95,28 +102,29 @@ def _regular(path: str) -> str:
         raise MediaError("file_missing", str(error)) from None
 
 
-def _copy(where: str, to, offset: int, size: int | None, most: int) -> None:
-    if is_remote(where):
-        there, path = filesystem(where)
-        source = there.open_input_file(path)
+def _copy(uri: str, to: IO[bytes], offset: int, size: int | None, max_bytes: int) -> None:
+    """Copy `size` bytes from `offset` on; with None all, which must be at most max_bytes."""
+    if is_remote(uri):
+        store, path = filesystem(uri)
+        source = store.open_input_file(path)
     else:
-        source = open(_regular(local_path(where)), "rb")  # noqa: SIM115
+        source = open(_regular(local_path(uri)), "rb")  # noqa: SIM115
     with source:
         source.seek(offset)
-        left = most + 1 if size is None else size
-        if left > most + 1:
-            raise MediaError("too_large", f"over {most / 2**30:g} GB")
+        left = max_bytes + 1 if size is None else size
+        if left > max_bytes + 1:
+            raise MediaError("too_large", f"over {max_bytes / 2**30:g} GB")
         while left and (chunk := source.read(min(left, 1 << 20))):
             to.write(chunk)
             left -= len(chunk)
     if size is None and left <= 0:
-        raise MediaError("too_large", f"over {most / 2**30:g} GB")
+        raise MediaError("too_large", f"over {max_bytes / 2**30:g} GB")
     if size is not None and left:
         raise MediaError("truncated", f"the tar ends {left} bytes before the member does")
 
 
 def content_hash(path: str) -> str:
-    """32 hex digits of the SHA-256 of the bytes: the clip's name, wherever it lies."""
+    """The first 32 hex digits of the SHA-256 of the bytes: the clip's name, wherever it is stored."""
     digest = hashlib.sha256()
     with open(path, "rb") as f:
         while chunk := f.read(1 << 20):

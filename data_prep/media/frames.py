@@ -1,27 +1,31 @@
 """Upright RGB frames at presentation times, of any video or photograph that `probe` accepts.
 
-N frames, H height, W width. decord reads a few frames out of a plain video (it seeks well); PyAV reads everything
-else: long runs, and what decord cannot open (AV1) or silently gets wrong (MPEG-TS, edit lists, mirrored or non-square
-pixels, hidden VP8 frames, HDR). Which one is decided per file, by comparing decord's table of times with the packets'.
+decord reads a few frames of a plain video (it seeks well); PyAV reads everything else: long runs, and what decord
+cannot open (AV1) or silently gets wrong (MPEG-TS, edit lists, mirrored or non-square pixels, hidden VP8 frames, HDR).
+The choice is made per file, by comparing decord's table of times with the packets'.
+
+N: frames; H, W: height and width. Sizes are (H, W) throughout.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import closing
 
 import av
 import numpy as np
 from PIL import Image
 
+from data_prep.media.container import open_video, video_stream
+from data_prep.media.errors import MediaError
 from data_prep.media.hdr import to_sdr
-from data_prep.media.probe import MediaError, Probe, open_image, open_video, probe, video_stream
+from data_prep.media.probe import Probe, open_image, probe
 
 DECORD_CODECS = {"h264", "hevc", "mpeg4", "vp8", "vp9"}
 HALF_TICK_S = 5e-4  # pts are rounded to milliseconds in Matroska
-MOST_SEEKS = 32  # beyond this many frames reading on is as fast as seeking
-MOST_SKIPPED_S = 0.2  # where skipping leaves out more than this, nothing is skipped any more
+MOST_SEEKS = 32  # for more frames than this reading on is as fast as seeking
+MOST_SKIPPED_S = 0.2  # a gap longer than this ends the skipping of frames
 
 
 def read_frames(
@@ -32,14 +36,19 @@ def read_frames(
     threads: int = 0,
     known: Probe | None = None,
 ) -> np.ndarray:
-    """uint8 (N, H, W, 3): for each time the frame that is on the screen then, that is the last one with pts <= t.
+    """Read the frame on the screen at each time, that is the last one with pts <= t.
 
-    Args: times_s, seconds from the first shown frame, in any order; size, (H, W), None for the shown size; fit, "crop"
-    (cover the box without distortion and cut the centre), "stretch"; threads for decoding, 0 for all cores; known, this
-    file's probe if the caller has it. A photograph is the same frame at all times.
-
+    Args:
+        path: a video, or a photograph, which is the same frame at all times.
+        times_s: seconds from the first shown frame, in any order: (N,).
+        size: (H, W), None for the shown size.
+        fit: "crop" (cover `size` without distortion and cut out the centre) or "stretch".
+        threads: for decoding, 0 for all cores.
+        known: the file's probe if the caller has it.
+    Returns:
+        uint8 (N, H, W, 3).
     Raises:
-        MediaError: what `probe` raises, and undecodable when a wanted frame cannot be had.
+        MediaError: as for `probe`, and undecodable when a frame cannot be read.
     """
     if fit not in ("crop", "stretch"):
         raise ValueError(f"fit: {fit!r} is unknown; use crop or stretch")
@@ -67,13 +76,23 @@ def read_frames_in_pieces(
     known: Probe,
     threads: int = 0,
 ) -> Iterator[np.ndarray]:
-    """What `read_frames` gives for rising times of a long video, in pieces of `length` frames, in flat memory.
+    """Read like `read_frames`, at ascending times of a long video, in constant memory.
 
+    Args:
+        path: a video.
+        times_s: seconds from the first shown frame, ascending: (N,).
+        size: (H, W).
+        length: frames per piece; the last one may be shorter.
+        known: the file's probe.
+        threads: for decoding, 0 for all cores.
+    Yields:
+        uint8 (length, H, W, 3).
     Raises:
-        MediaError: undecodable when a wanted frame cannot be had.
+        MediaError: undecodable when a frame cannot be read.
     """
     wanted = shown_index(known.times_s, times_s)
-    piece, done = [], 0
+    piece: list[np.ndarray] = []
+    done = 0
     for stop, shown in _pictures(os.fspath(path), known, wanted, size, "crop", threads):
         for _ in range(stop - done):
             piece.append(shown)
@@ -86,7 +105,8 @@ def read_frames_in_pieces(
 
 
 def read_image(path: str | os.PathLike, size: tuple[int, int] | None = None, fit: str = "crop") -> np.ndarray:
-    """uint8 (H, W, 3) of a photograph: EXIF turned, palette, CMYK, 16-bit and grey made RGB, alpha over white."""
+    """Read a photograph as uint8 RGB (H, W, 3), turned upright by its EXIF orientation; `size` and `fit` as in
+    `read_frames`."""
     image, _ = open_image(os.fspath(path), at_least=(2 * size[0], 2 * size[1]) if size else None)
     image = to_rgb(image)
     if size is not None:
@@ -96,6 +116,7 @@ def read_image(path: str | os.PathLike, size: tuple[int, int] | None = None, fit
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
+    """Convert any mode (palette, CMYK, 16 bits, grey) to 8-bit RGB, with transparency over white."""
     if image.mode in ("I", "I;16", "I;16L", "I;16B", "F"):
         pixels = np.asarray(image, np.float32)
         top = 65535.0 if image.mode != "F" or pixels.max() > 255 else (255.0 if pixels.max() > 1 else 1.0)
@@ -108,7 +129,7 @@ def to_rgb(image: Image.Image) -> Image.Image:
 
 
 def shown_index(frame_times_s: np.ndarray, times_s: Sequence[float]) -> np.ndarray:
-    """Index of the frame on the screen at each time; before the first and after the last, those."""
+    """Index of the frame on the screen at each time; the first and the last frame extend beyond the ends."""
     at = np.searchsorted(frame_times_s, np.asarray(times_s, np.float64) + HALF_TICK_S, side="right") - 1
     return np.clip(at, 0, len(frame_times_s) - 1)
 
@@ -120,44 +141,46 @@ def decode(
     threads: int = 0,
     on_damage: Callable[[], object] = lambda: None,
     skip: bool = False,
-) -> Iterator[tuple[float, av.VideoFrame]]:
-    """(seconds from the first shown frame, decoded frame) in display order, from the key frame at or before start_s.
+) -> Generator[tuple[float, av.VideoFrame], None, None]:
+    """Decode a video in display order, one frame in memory at a time.
 
-    Damaged packets are skipped, each told to on_damage: what is yielded is what a player shows. Memory is flat: one
-    frame at a time. With `skip`, frames that no other frame is predicted from (most B-frames) may be left out, as long
-    as the gaps stay short; those that come are the same as without.
+    Args:
+        path: a video.
+        known: its probe.
+        start_s: decoding starts from the key frame at or before this.
+        threads: for decoding, 0 for all cores.
+        on_damage: called for every damaged packet; these are skipped, so that what comes is what a player shows.
+        skip: leave out frames from which no other frame is predicted (most B-frames), as long as the gaps stay short;
+            the others are the same as without.
+    Yields:
+        (seconds from the first shown frame, decoded frame).
+    Raises:
+        MediaError: the file cannot be opened.
     """
     with open_video(path) as container:
         stream = video_stream(container)
+        assert stream is not None  # `probe` accepts no file without one
+        assert stream.time_base is not None
         stream.thread_type = "AUTO"
         stream.codec_context.thread_count = threads
-        # Where times are the decoder's own guesses, leaving frames out would move them.
+        # Where times depend on the count of frames, leaving some out would move them.
         skip = skip and not known.decode_times and known.first_pts is not None
         if skip:
             stream.codec_context.skip_frame = "NONREF"
-        rate, tick_s, before_s = known.fps or 25.0, float(stream.time_base), np.inf
+        tick_s, before_s = float(stream.time_base), np.inf
         keys = known.keyframes_s[known.keyframes_s <= start_s + HALF_TICK_S]
-        origin = known.first_pts
-        if known.seekable and len(keys) and keys[-1] > 0 and origin is not None:
-            container.seek(round(keys[-1] / tick_s) + origin, stream=stream)
-        count, tick = 0, None
+        if known.seekable and len(keys) and keys[-1] > 0 and known.first_pts is not None:
+            container.seek(round(keys[-1] / tick_s) + known.first_pts, stream=stream)
+        clock = _FrameClock(known, tick_s)
         for packet in container.demux(stream):
             try:
                 frames = packet.decode()
             except av.FFmpegError:
-                if packet.size:  # Theora repeats a frame by an empty packet, which the decoder refuses
+                if packet.size:  # Theora repeats a frame by an empty packet, which the decoder rejects
                     on_damage()
                 continue
             for frame in frames:
-                if known.decode_times:  # the last ones come without a packet
-                    tick = frame.dts if frame.dts is not None or tick is None else tick + 1
-                else:
-                    tick = frame.pts
-                if tick is None or origin is None:
-                    seconds = count / rate
-                else:
-                    seconds = (tick - origin) * tick_s
-                count += 1
+                seconds = clock.seconds(frame)
                 if skip and seconds - before_s > MOST_SKIPPED_S and _between(known, before_s, seconds):
                     skip, stream.codec_context.skip_frame = False, "DEFAULT"
                 before_s = seconds
@@ -165,8 +188,29 @@ def decode(
                     yield max(0.0, seconds), frame
 
 
+class _FrameClock:
+    """Tells the seconds of decoded frames from the first shown one; called once for each, in order."""
+
+    def __init__(self, known: Probe, tick_s: float):
+        self._known, self._tick_s = known, tick_s
+        self._count = 0
+        self._tick: int | None = None
+
+    def seconds(self, frame: av.VideoFrame) -> float:
+        if not self._known.decode_times:
+            self._tick = frame.pts
+        elif frame.dts is not None or self._tick is None:
+            self._tick = frame.dts
+        else:  # the last ones come without a packet
+            self._tick += 1
+        self._count += 1
+        if self._tick is None or self._known.first_pts is None:
+            return (self._count - 1) / (self._known.fps or 25.0)
+        return (self._tick - self._known.first_pts) * self._tick_s
+
+
 def _between(known: Probe, after_s: float, until_s: float) -> int:
-    """How many frames are shown between these two."""
+    """How many frames are shown strictly between these two times."""
     first, last = np.searchsorted(known.times_s, (after_s + HALF_TICK_S, until_s - HALF_TICK_S))
     return int(last - first)
 
@@ -174,10 +218,20 @@ def _between(known: Probe, after_s: float, until_s: float) -> int:
 def picture(
     frame: av.VideoFrame, known: Probe, size: tuple[int, int], fit: str = "crop", scaler: str = "BICUBIC"
 ) -> np.ndarray:
-    """A decoded frame as upright uint8 RGB (H, W, 3) in `size`; scaler is one of swscale's (AREA is fast)."""
+    """Convert a decoded frame to upright RGB.
+
+    Args:
+        frame: a frame of `decode`.
+        known: the file's probe.
+        size: (H, W).
+        fit: as in `read_frames`.
+        scaler: one of swscale's (AREA is fast).
+    Returns:
+        uint8 (H, W, 3).
+    """
     height, width = _cover(known.height, known.width, size) if fit == "crop" else size
     stored = (height, width) if known.orientation[0] else (width, height)
-    rgb = frame.reformat(
+    rgb: np.ndarray = frame.reformat(
         width=stored[1],
         height=stored[0],
         format="rgb48le" if known.hdr else "rgb24",
@@ -191,7 +245,7 @@ def picture(
 
 
 def turn(pixels: np.ndarray, orientation: tuple[int, int, int, int]) -> np.ndarray:
-    """(H, W, ...) stored -> as shown; `orientation` as in Probe."""
+    """Turn and mirror a stored picture (H, W, ...) as shown; `orientation` as in Probe."""
     a, b, c, d = orientation
     if a == 0:
         pixels = np.swapaxes(pixels, 0, 1)  # now x follows stored y (sign c), y follows stored x (sign b)
@@ -200,7 +254,7 @@ def turn(pixels: np.ndarray, orientation: tuple[int, int, int, int]) -> np.ndarr
 
 
 def _cover(height: int, width: int, size: tuple[int, int]) -> tuple[int, int]:
-    """The size that keeps the shape and covers `size`."""
+    """The smallest size that covers `size` at the same aspect ratio."""
     scale = max(size[0] / height, size[1] / width)
     return max(size[0], round(height * scale)), max(size[1], round(width * scale))
 
@@ -213,7 +267,7 @@ def _centre(pixels: np.ndarray, size: tuple[int, int] | None) -> np.ndarray:
 
 
 def _read_decord(path: str, known: Probe, wanted: np.ndarray, out: np.ndarray, fit: str) -> bool:
-    """Fill `out` by seeking; False where decord is not to be trusted with this file."""
+    """Fill `out` (N, H, W, 3) by seeking; False where decord cannot be trusted with this file."""
     plain = known.orientation == (1, 0, 0, 1) and known.pixel_aspect == 1 and not known.hdr
     unique = np.unique(wanted)
     sparse = len(unique) <= MOST_SEEKS
@@ -243,12 +297,13 @@ def _read_decord(path: str, known: Probe, wanted: np.ndarray, out: np.ndarray, f
 def _pictures(
     path: str, known: Probe, wanted: np.ndarray, size: tuple[int, int], fit: str, threads: int
 ) -> Iterator[tuple[int, np.ndarray]]:
-    """(stop, picture) with rising stops: the picture of the `wanted` frames (indices, rising) before `stop`.
+    """Yield (stop, picture): the picture of the `wanted` frames (indices, ascending) from the last stop up to this one.
 
-    A frame lost to damage is stood in for by the one on the screen before it. MediaError when there is none at all.
+    A frame lost to damage is replaced by the one on the screen before it; MediaError when there is none at all.
     """
     times = known.times_s[wanted]
-    done, last = 0, None
+    done = 0
+    last: av.VideoFrame | None = None
     while done < len(times):
         with closing(decode(path, known, times[done], threads)) as decoder:
             for seconds, frame in decoder:

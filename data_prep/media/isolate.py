@@ -6,18 +6,22 @@ import contextlib
 import multiprocessing
 import resource
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import TimeoutError as FutureTimeout
+from typing import TypeVar
 
 from pebble import ProcessExpired, ProcessPool
 
-from data_prep.media.probe import MediaError
+from data_prep.media.errors import MediaError
+
+Result = TypeVar("Result")
 
 
 class Isolated:
     """One child process that calls functions by reference; replaced when it dies.
 
-    Args: memory_gb, address space of the child (a hostile header may ask for terabytes); 0 for no limit.
+    Args:
+        memory_gb: address space of the child (a hostile header may ask for terabytes); 0 for no limit.
     """
 
     def __init__(self, memory_gb: float = 8.0):
@@ -29,13 +33,13 @@ class Isolated:
                 initargs=[memory_gb],
             )
 
-    def call(self, function: Callable, *args, timeout_s: float):
-        """function(*args) in the child.
+    def call(self, function: Callable[..., Result], *args: object, timeout_s: float) -> Result:
+        """Call function(*args) in the child.
 
         Raises:
             MediaError: what the function raised; timed_out; crashed (with the signal); out_of_memory.
         """
-        with _without_main():  # a replaced child is spawned from here too
+        with _without_main():  # a replacement child is spawned here too
             try:
                 return self._pool.schedule(function, args=args, timeout=timeout_s).result()
             except FutureTimeout:
@@ -46,6 +50,7 @@ class Isolated:
                 raise MediaError("out_of_memory", "decoding wanted more than the child may use") from None
 
     def close(self) -> None:
+        """End the child."""
         self._pool.stop()
         self._pool.join()
 
@@ -60,8 +65,8 @@ def _limit(memory_gb: float) -> None:
 
 
 @contextlib.contextmanager
-def _without_main():
-    """Spawned children import the parent's main script again; a Ray worker's would start Ray. They need none."""
+def _without_main() -> Iterator[None]:
+    """Keep children from importing the parent's main script, as spawned ones do: a Ray worker's would start Ray."""
     main = sys.modules["__main__"]
     before = {name: getattr(main, name, None) for name in ("__file__", "__spec__")}
     try:

@@ -1,8 +1,13 @@
-"""The planes of a decoded frame as arrays, without copies or colour conversion: all that cheap scores need."""
+"""The planes of a decoded frame as arrays, without copies or colour conversion: all that cheap scores need.
+
+h, w: a plane's sides.
+"""
 
 from __future__ import annotations
 
 import functools
+from collections.abc import Sequence
+from typing import TypeAlias
 
 import av
 import cv2
@@ -13,19 +18,34 @@ _STRETCH = (np.clip(np.arange(256) - 16.0, 0, 219) * (255 / 219) + 0.5).astype(n
 """Limited range to full."""
 
 
-def planes(frame: av.VideoFrame) -> list[np.ndarray]:
-    """[luma, chroma, chroma] uint8 (or luma alone) as stored; packed and RGB formats are converted first."""
+class DeepPlane:
+    """A plane of more than 8 bits that becomes 8 bits where it is indexed, not before."""
+
+    def __init__(self, rows: np.ndarray, shift: int):
+        self.rows, self.shift = rows, shift
+        self.shape: tuple[int, ...] = rows.shape
+
+    def __getitem__(self, at: tuple[np.ndarray, ...]) -> np.ndarray:
+        return (self.rows[at] >> self.shift).astype(np.uint8)
+
+
+Plane: TypeAlias = np.ndarray | DeepPlane
+"""uint8 (h, w), or deeper."""
+
+
+def planes(frame: av.VideoFrame) -> Sequence[Plane]:
+    """[luma, chroma, chroma] as stored; frames that are not planar YUV are converted first."""
     bits = _planar_bits(frame.format.name)
     if not bits:
         frame, bits = frame.reformat(format="yuv420p", threads=1), 8
-    out = []
+    out: list[Plane] = []
     for plane in frame.planes:
         if bits == 8:
-            rows = np.frombuffer(plane, np.uint8).reshape(plane.height, plane.line_size)
+            rows = np.frombuffer(plane, np.uint8).reshape(plane.height, plane.line_size)  # type: ignore[call-overload]
             out.append(rows[:, : plane.width])
         else:
-            rows = np.frombuffer(plane, np.uint16).reshape(plane.height, plane.line_size // 2)
-            out.append(_Deep(rows[:, : plane.width], bits - 8))
+            rows = np.frombuffer(plane, np.uint16).reshape(plane.height, plane.line_size // 2)  # type: ignore[call-overload]
+            out.append(DeepPlane(rows[:, : plane.width], bits - 8))
     return out[:3]
 
 
@@ -44,25 +64,23 @@ def _every(length: int, count: int) -> np.ndarray:
     return ((np.arange(count) + 0.5) * (length / count)).astype(np.intp)
 
 
-class _Deep:
-    """A plane of more than 8 bits that becomes 8 bits where it is looked at, not before."""
+def grey(frame: av.VideoFrame, luma: Plane, size: tuple[int, int]) -> np.ndarray:
+    """The luma plane, resized and in full range.
 
-    def __init__(self, rows: np.ndarray, shift: int):
-        self.rows, self.shift, self.shape = rows, shift, rows.shape
-
-    def __getitem__(self, at) -> np.ndarray:
-        return (self.rows[at] >> self.shift).astype(np.uint8)
-
-
-def grey(frame: av.VideoFrame, luma: np.ndarray | _Deep, size: tuple[int, int]) -> np.ndarray:
-    """The luma plane at `size` (h, w) in full range, uint8, as stored (not turned)."""
-    rows = luma.rows if isinstance(luma, _Deep) else luma
-    # Averaging every pixel costs more than decoding it. Of 3x3 samples it looks the same, and is averaged fast.
+    Args:
+        frame: the decoded frame.
+        luma: its first plane.
+        size: (h, w) of the result.
+    Returns:
+        uint8 (h, w), as stored (not turned).
+    """
+    rows = luma.rows if isinstance(luma, DeepPlane) else luma
+    # Averaging every pixel costs more than decoding it; the mean of 3x3 samples looks the same and is fast.
     if rows.shape[0] > 3 * size[0] and rows.shape[1] > 3 * size[1]:
         ys, xs = _every(rows.shape[0], 3 * size[0]), _every(rows.shape[1], 3 * size[1])
         rows = rows[ys][:, xs]
-    small = cv2.resize(rows, size[::-1], interpolation=cv2.INTER_AREA)
-    if isinstance(luma, _Deep):
+    small: np.ndarray = cv2.resize(rows, size[::-1], interpolation=cv2.INTER_AREA)
+    if isinstance(luma, DeepPlane):
         small = (small >> luma.shift).astype(np.uint8)
     if frame.color_range == _FULL_RANGE or frame.format.name.startswith("yuvj"):
         return small

@@ -9,79 +9,65 @@ from __future__ import annotations
 import dataclasses
 import math
 import os
-from pathlib import Path
+from fractions import Fraction
 
 import av
-import av.logging
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-MIN_SIDE = 16
-"""Pixels; smaller pictures (tracking pixels, icons) are no use to any stage, and scalers misbehave on them."""
-MAX_PIXELS = 16384 * 16384
-"""A picture larger than this is refused before it is decoded (decompression bombs)."""
+from data_prep.media.container import ffmpeg_message, open_video, video_stream
+from data_prep.media.errors import MediaError
+from data_prep.media.timing import Timing, header_seconds, read_timing
 
-# Demuxers that read exactly the file they are given. Playlists and scripts (hls, dash, concat, ...) could pull in other
-# files or addresses, so a file that is one is not opened, whatever its name says.
-DEMUXERS = (
-    "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpegts,mpeg,ogg,flv,asf,h264,hevc,obu,ivf,mpegvideo,m4v,mxf,gif,wtv,dv,"
-    "nut,rm,wav,mp3,aac,flac"
-)
-ENCRYPTION_BOXES = (b"encv", b"pssh", b"cenc", b"cbcs")
+MIN_SIDE = 16
+"""Pixels; smaller pictures (tracking pixels, icons) are useless to every stage, and scalers misbehave on them."""
+MAX_PIXELS = 16384 * 16384
+"""A larger picture is refused before it is decoded (decompression bombs)."""
 EXIF_ORIENTATION = 0x0112
 UNSPECIFIED = 2  # FFmpeg's AVCOL_SPC_UNSPECIFIED
 IMAGE_CODECS = {"JPEG": "jpeg", "MPO": "jpeg"}
 
-# PyAV's own callback needs the GIL and deadlocks with frame threads (PyAV#1849); FFmpeg's writes to stderr, so: quiet.
-av.logging.restore_default_callback()
-av.logging.set_libav_level(av.logging.PANIC)
-
-
-class MediaError(Exception):
-    """A file that cannot be used. `reason` is a short snake_case code for the ledger, `detail` a sentence."""
-
-    def __init__(self, reason: str, detail: str = ""):
-        super().__init__(f"{reason}: {detail}" if detail else reason)
-        self.reason, self.detail = reason, " ".join(detail.split())[:300]
-
-    def __reduce__(self):
-        return MediaError, (self.reason, self.detail)
-
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Probe:
-    """A usable image or video.
-
-    Fields: media_type (image or video); container and codec (FFmpeg's or Pillow's names); width, height as shown;
-    fps (shown frames per second, 0 for an image); duration_s (0 for an image); frame_count (frames that are shown);
-    variable_rate (frame intervals differ by more than half); orientation (a, b, c, d of the display matrix as signs:
-    shown x = a*x + c*y, y = b*x + d*y); pixel_aspect (width of a stored pixel over its height); hdr ("pq", "hlg" or
-    ""); has_audio; times_s (T, seconds of every shown frame, ascending from 0); seekable (key frames are clean entry
-    points); colour_matrix (swscale's name where the file is silent and its size decides, as in players); first_pts (of
-    the first shown frame, in stream ticks; None when packets carry no times); decode_times (a frame's time is its dts,
-    the tick at which it leaves the decoder, and first_pts is a dts too: reordered pictures in AVI); keyframes_s
-    (seconds).
-    """
+    """A usable image or video."""
 
     media_type: str
+    """image or video."""
     container: str
+    """FFmpeg's or Pillow's name, as for the codec."""
     codec: str
     width: int
+    """As shown, like the height."""
     height: int
     fps: float = 0.0
+    """Shown frames per second, 0 for an image."""
     duration_s: float = 0.0
-    frame_count: int | None = 1
+    """0 for an image."""
+    frame_count: int = 1
+    """Frames that are shown."""
     variable_rate: bool = False
+    """Whether frame intervals differ by more than half."""
     orientation: tuple[int, int, int, int] = (1, 0, 0, 1)
+    """(a, b, c, d) of the display matrix as signs: shown x = a*x + c*y, y = b*x + d*y."""
     pixel_aspect: float = 1.0
+    """Width of a stored pixel over its height."""
     hdr: str = ""
+    """pq, hlg or empty."""
     has_audio: bool = False
     seekable: bool = False
+    """Whether key frames are clean entry points."""
     colour_matrix: str = ""
+    """swscale's name where the file does not tell and its size decides, as in players."""
     first_pts: int | None = None
+    """Of the first shown frame, in stream ticks; None when packets carry no times."""
     decode_times: bool = False
+    """Whether a frame's time is its dts, the tick at which it leaves the decoder, and first_pts a dts too (reordered
+    pictures in AVI)."""
     times_s: np.ndarray = dataclasses.field(default_factory=lambda: np.zeros(1), repr=False, compare=False)
+    """Seconds of every shown frame, ascending from 0: (frame_count,)."""
     keyframes_s: np.ndarray = dataclasses.field(default_factory=lambda: np.zeros(1), repr=False, compare=False)
+    """Seconds of the key frames."""
 
     @property
     def rotation(self) -> int:
@@ -90,7 +76,7 @@ class Probe:
 
 
 def probe(path: str | os.PathLike) -> Probe:
-    """What the file at `path` is.
+    """Validate the file at `path` and describe it.
 
     Raises:
         MediaError: file_missing, empty_file, unknown_format, unsupported_codec, encrypted, truncated, no_video_stream,
@@ -114,7 +100,7 @@ def probe(path: str | os.PathLike) -> Probe:
 
 
 def is_image(head: bytes) -> bool:
-    """Whether the first bytes of a file are those of a photograph format we read."""
+    """Whether the first bytes of a file are those of a supported photograph format."""
     return (
         head[:3] == b"\xff\xd8\xff"
         or head[:8] == b"\x89PNG\r\n\x1a\n"
@@ -126,11 +112,14 @@ def is_image(head: bytes) -> bool:
 
 
 def open_image(path: str, at_least: tuple[int, int] | None = None) -> tuple[Image.Image, tuple[int, int]]:
-    """The decoded photograph, upright, and its full size (height, width).
+    """Decode a photograph, upright.
 
-    With `at_least` (height, width) a JPEG may come at half, a quarter or an eighth of its size, which decodes faster;
-    all of the file is read either way, so damage shows.
-
+    Args:
+        path: a file that `is_image` accepts.
+        at_least: (height, width) from which a JPEG may come at half, a quarter or an eighth of its size, which decodes
+            faster; all of the file is read either way, so damage shows.
+    Returns:
+        The photograph, and its full size (height, width).
     Raises:
         MediaError: unknown_format, truncated, undecodable, too_large.
     """
@@ -155,6 +144,11 @@ def open_image(path: str, at_least: tuple[int, int] | None = None) -> tuple[Imag
 
 
 def probe_image(path: str) -> Probe:
+    """Probe a photograph, decoding all of it.
+
+    Raises:
+        MediaError: as for `open_image`.
+    """
     _, (height, width) = open_image(path, at_least=(64, 64))
     with Image.open(path) as header:
         kind = header.format or "image"
@@ -167,190 +161,75 @@ def probe_image(path: str) -> Probe:
     )
 
 
-def open_video(path: str) -> av.container.InputContainer:
-    """The container, read strictly from this one file. Raises MediaError."""
-    try:
-        return av.open(
-            "file:" + os.path.abspath(path),
-            options={"protocol_whitelist": "file", "format_whitelist": DEMUXERS},
-            metadata_errors="replace",
-        )
-    except (av.FFmpegError, OSError, ValueError) as error:
-        raise _why_not_opened(path, error) from None
-
-
-def _why_not_opened(path: str, error: Exception) -> MediaError:
-    """FFmpeg says 'invalid data' for all of these; the bytes say more."""
-    with open(path, "rb") as f:
-        head = f.read(1 << 20)
-    size = os.path.getsize(path)
-    if any(box in head for box in ENCRYPTION_BOXES):
-        return MediaError("encrypted", "the container carries DRM boxes and no readable stream")
-    if isinstance(error, av.error.EOFError):
-        return MediaError("truncated", "the file ends inside its header")
-    if head[4:8] in (b"ftyp", b"styp", b"moov", b"mdat", b"free", b"wide"):
-        if b"moov" not in head and b"moov" not in _tail(path):
-            return MediaError("truncated", "no moov box: the recording or the download was cut short")
-        return MediaError("damaged_container", f"boxes cannot be followed: {_ffmpeg_says(error)}")
-    if head[:3] == b"FLV" or (head[:4] in (b"RIFF", b"OggS", b"\x1aE\xdf\xa3") and size < 1024):
-        return MediaError("truncated", f"only a header: {size} bytes")
-    segment = Path(path).suffix.lower() in (".ts", ".m4s", ".aes")  # HLS encrypts whole segments
-    if segment and size % 16 == 0 and _entropy(head) > 7.99:
-        return MediaError("encrypted", "no container signature and the bytes are as random as a cipher's")
-    return MediaError("unknown_format", _ffmpeg_says(error))
-
-
-def _tail(path: str, size: int = 1 << 20) -> bytes:
-    with open(path, "rb") as f:
-        f.seek(max(0, os.path.getsize(path) - size))
-        return f.read()
-
-
-def _entropy(data: bytes) -> float:
-    """Bits per byte."""
-    p = np.bincount(np.frombuffer(data, np.uint8), minlength=256) / max(1, len(data))
-    p = p[p > 0]
-    return float(-(p * np.log2(p)).sum())
-
-
-def _ffmpeg_says(error: Exception) -> str:
-    return str(getattr(error, "strerror", None) or error)
-
-
 def probe_video(path: str) -> Probe:
+    """Probe a file that is not a photograph.
+
+    Raises:
+        MediaError: as for `probe`.
+    """
     with open_video(path) as container:
         stream = video_stream(container)
         if stream is None:
             kinds = sorted({s.type for s in container.streams}) or ["nothing"]
             raise MediaError("no_video_stream", f"{container.format.name} with {', '.join(kinds)} only")
-        # AVI counts chunks in the order of decoding. Where B-frames reorder them, FFmpeg's pts are guesses (H.264's and
-        # padded Xvid's run backwards); a player shows one frame per chunk, as the decoder lets them go.
-        decode_times = container.format.name == "avi" and stream.codec_context.has_b_frames
-        leaves = _leaves_decoder(path) if decode_times else None
-        times, keys, last_s, first_pts, packets, damaged = _packet_times(container, stream, leaves)
-        header_frames, header_s = stream.frames, _header_seconds(container, stream)
+        timing = read_timing(path, container, stream)
+        header_frames, header_s = stream.frames, header_seconds(container, stream)
         has_audio = bool(container.streams.audio)
         container_name, codec = container.format.name.split(",")[0], stream.codec_context.name
         rate = stream.guessed_rate or stream.average_rate
-    if packets == 0:
-        reason = "truncated" if header_frames else "no_frames"
-        raise MediaError(reason, f"the header announces {header_frames} frames, the file holds none")
-    short = header_s > 1.25 * (times[-1] + last_s) + 1
-    if short and (damaged or header_frames > 1.25 * packets + 2 or container_name == "matroska"):
-        raise MediaError("truncated", f"the header announces {header_s:.1f} s, the file ends at {times[-1]:.1f} s")
+    _check_complete(timing, header_frames, header_s, container_name)
     first = _first_picture(path)
-    aspect = float(first.sample_aspect) if first.sample_aspect else 1.0
-    aspect = aspect if 0.05 < aspect < 20 else 1.0
-    width, height = first.width * aspect if aspect > 1 else first.width, first.height
-    if aspect < 1:
-        height = first.height / aspect
-    turned = first.orientation[0] == 0
-    width, height = (height, width) if turned else (width, height)
-    if width * height > MAX_PIXELS:
-        raise MediaError("too_large", f"{width:.0f}x{height:.0f} pixels")
-    if len(times) == 1 and packets > 1:  # elementary streams carry no times: the nominal rate stands in
-        times = np.arange(packets) / float(rate or 25)
-        keys = times[:1]
+    width, height, pixel_aspect = _shown_size(first)
+    times, keyframes = timing.times_s, timing.keyframes_s
+    if len(times) == 1 and timing.packets > 1:  # elementary streams carry no times: assume the nominal rate
+        times = np.arange(timing.packets) / float(rate or 25)
+        keyframes = times[:1]
     steps = np.diff(times)
     step = float(np.median(steps)) if len(steps) else (1 / float(rate) if rate else 0.0)
-    duration = float(times[-1]) + (last_s or step)
+    duration = float(times[-1]) + (timing.last_s or step)
     if duration <= 0:
         raise MediaError("zero_duration", "one frame without a duration")
     return Probe(
         media_type="video",
         container=container_name,
         codec=codec,
-        width=round(width),
-        height=round(height),
+        width=width,
+        height=height,
         fps=len(times) / duration,
         duration_s=duration,
         frame_count=len(times),
         variable_rate=bool(len(steps) and steps.max() > 1.5 * max(step, 1e-6)),
         orientation=first.orientation,
-        pixel_aspect=aspect,
+        pixel_aspect=pixel_aspect,
         hdr={16: "pq", 18: "hlg"}.get(first.transfer, ""),
         has_audio=has_audio,
         seekable=container_name in ("mov", "matroska"),
         colour_matrix=first.colour_matrix,
-        first_pts=first_pts,
-        decode_times=leaves is not None,
+        first_pts=timing.first_pts,
+        decode_times=timing.decode_times,
         times_s=times,
-        keyframes_s=keys,
+        keyframes_s=keyframes,
     )
 
 
-def _header_seconds(container, stream) -> float:
-    """The duration that the header claims for the pictures, 0 when it claims none."""
-    if stream.duration:
-        return float(stream.duration * stream.time_base)
-    # Matroska only knows the whole file's, which the sound may set.
-    return (container.duration or 0) / 1e6 if not container.streams.audio else 0.0
-
-
-def video_stream(container):
-    """The first real video stream or None; cover art in audio files is a video stream to FFmpeg."""
-    real = [s for s in container.streams.video if not s.disposition & av.stream.Disposition.attached_pic]
-    return real[0] if real else None
-
-
-def _leaves_decoder(path: str) -> tuple[int, int] | None:
-    """The dts at which the first frame leaves the decoder, and how many more it then holds back for reordering."""
-    with open_video(path) as container:
-        stream = video_stream(container)
-        stream.thread_type = "SLICE"  # frame threads hold back more
-        for packet in container.demux(stream):
-            try:
-                if frames := packet.decode():
-                    first = frames[0].dts
-                    return None if first is None else (first, len(frames) - 1 + len(stream.codec_context.decode(None)))
-            except av.FFmpegError:
-                continue
-    return None
-
-
-def _packet_times(
-    container, stream, leaves: tuple[int, int] | None = None
-) -> tuple[np.ndarray, np.ndarray, float, int | None, int, bool]:
-    """Times of shown frames and of key frames (seconds from the first), how long the last one stays, the first's pts,
-    the count of packets with data, and whether the file broke off.
-
-    With `leaves` (see _leaves_decoder) frames are timed by dts: those held back come out one tick apart at the end.
-    """
-    shown, keys, packets, damaged = {}, [], 0, False
-    try:
-        for packet in container.demux(stream):
-            if not packet.size:
-                continue
-            packets += 1
-            damaged |= packet.is_corrupt
-            if leaves is not None:
-                if packet.dts is not None and packet.dts >= leaves[0]:
-                    shown[packet.dts] = packet.duration or 0
-                continue
-            if packet.pts is None or packet.is_discard:  # discarded: outside the edit list
-                continue
-            shown[packet.pts] = packet.duration or 0  # keyed: VP8's hidden frames share the time of a shown one
-            if packet.is_keyframe:
-                keys.append(packet.pts)
-    except av.FFmpegError:
-        damaged = True
-    if not shown:
-        return np.zeros(1), np.zeros(1), 0.0, None, packets, damaged
-    tick = float(stream.time_base)
-    if leaves is not None:
-        end = max(shown)
-        shown.update({end + 1 + i: 1 for i in range(leaves[1])})
-        keys = [leaves[0]]
-    pts = np.array(sorted(shown), np.int64)
-    keyframes = (np.array(sorted(keys), np.int64) - pts[0]) * tick
-    return (pts - pts[0]) * tick, keyframes, shown[int(pts[-1])] * tick, int(pts[0]), packets, damaged
+def _check_complete(timing: Timing, header_frames: int, header_s: float, container: str) -> None:
+    """Raise MediaError where the header announces clearly more than the packets hold."""
+    if timing.packets == 0:
+        reason = "truncated" if header_frames else "no_frames"
+        raise MediaError(reason, f"the header announces {header_frames} frames, the file holds none")
+    end_s = timing.times_s[-1]
+    short = header_s > 1.25 * (end_s + timing.last_s) + 1
+    if short and (timing.damaged or header_frames > 1.25 * timing.packets + 2 or container == "matroska"):
+        raise MediaError("truncated", f"the header announces {header_s:.1f} s, the file ends at {end_s:.1f} s")
 
 
 @dataclasses.dataclass(frozen=True)
 class _Picture:
+    """The first decoded picture; width and height as stored."""
+
     width: int
     height: int
-    sample_aspect: object
+    sample_aspect: Fraction | None
     orientation: tuple[int, int, int, int]
     transfer: int
     colour_matrix: str
@@ -359,6 +238,7 @@ class _Picture:
 def _first_picture(path: str) -> _Picture:
     with open_video(path) as container:
         stream, last = video_stream(container), "no frame came out"
+        assert stream is not None
         stream.thread_type = "SLICE"
         for count, packet in enumerate(container.demux(stream)):
             try:
@@ -372,18 +252,31 @@ def _first_picture(path: str) -> _Picture:
                         ("ITU709" if frame.height >= 720 else "ITU601") if frame.colorspace == UNSPECIFIED else "",
                     )
             except av.FFmpegError as error:
-                last = _ffmpeg_says(error)
+                last = ffmpeg_message(error)
             if count > 300:
                 break
     raise MediaError("undecodable", f"no picture could be decoded ({last})")
 
 
+def _shown_size(first: _Picture) -> tuple[int, int, float]:
+    """(width, height, pixel aspect) as shown; raises MediaError where that is too large."""
+    aspect = float(first.sample_aspect) if first.sample_aspect else 1.0
+    aspect = aspect if 0.05 < aspect < 20 else 1.0
+    width = first.width * aspect if aspect > 1 else first.width
+    height = first.height / aspect if aspect < 1 else first.height
+    if first.orientation[0] == 0:  # turned by 90 degrees
+        width, height = height, width
+    if width * height > MAX_PIXELS:
+        raise MediaError("too_large", f"{width:.0f}x{height:.0f} pixels")
+    return round(width), round(height), aspect
+
+
 def orientation(frame: av.VideoFrame) -> tuple[int, int, int, int]:
     """(a, b, c, d) as signs: shown x = a*x + c*y, shown y = b*x + d*y. Nonsense matrices count as upright."""
-    side = frame.side_data.get("DISPLAYMATRIX")
-    if side is None:
+    matrix = frame.side_data.get("DISPLAYMATRIX")
+    if matrix is None:
         return (1, 0, 0, 1)
-    m = np.frombuffer(bytes(side), np.int32) / 65536.0
+    m = np.frombuffer(bytes(matrix), np.int32) / 65536.0  # type: ignore[call-overload]
     a, b, c, d = (round(float(v)) if math.isfinite(v) else 0 for v in (m[0], m[1], m[3], m[4]))
     straight = abs(a) == 1 and abs(d) == 1 and b == c == 0
     turned = abs(b) == 1 and abs(c) == 1 and a == d == 0

@@ -1,1 +1,1 @@
-"""Where clips come from: manifests, folders, tars."""
+"""Sources of clips: manifests, folders, tars."""

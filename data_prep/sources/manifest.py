@@ -1,8 +1,8 @@
-"""Where clips come from: a folder, a glob, WebDataset tars, or a manifest (CSV, Parquet, JSONL), here or in an object
-store, as one table of rows.
+"""The source of clips as one table: a folder, a glob, WebDataset tars, or a manifest (CSV, Parquet, JSONL), local or in
+an object store.
 
-The result is what the user said, cleaned of what could do harm (NUL bytes, control characters, names that leave the
-source's folder); nothing is opened here but the manifest. A row that cannot be used stays, with its reason.
+The table holds the user's values, cleaned of harmful content (NUL bytes, control characters, names that leave the
+source's folder); nothing is opened but the manifest, sidecars and tar headers. Unusable rows stay, with their reason.
 """
 
 from __future__ import annotations
@@ -14,16 +14,17 @@ import json
 import os
 import posixpath
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from data_prep.media.errors import MediaError
 from data_prep.media.fetch import is_remote, local_copy, stamp
-from data_prep.media.probe import MediaError
 from data_prep.sources.tar import tar_rows
 from lingen.io.byte_ranges import filesystem
 
@@ -38,15 +39,15 @@ MEDIA_SUFFIXES = frozenset(
 MANIFEST_SUFFIXES = (".csv", ".parquet", ".jsonl")
 MAX_CAPTION = 4000
 GROUP = 4096
-"""Rows that are Python objects at once."""
+"""Rows that exist as Python objects at once."""
 CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class SourceConfig:
     roots: tuple[str, ...] = ()
-    """Folders beside the manifest's own that media may lie in. Default: wherever an absolute name points; a relative
-    one may never leave the manifest's folder (by .. or a link) unless it ends in one of these."""
+    """Folders besides the manifest's own that may contain media. By default absolute names may point anywhere; relative
+    ones may never leave the manifest's folder (by .. or a link) unless they end up in one of these."""
     schemes: tuple[str, ...] = ("file", "s3", "gs", "abfs")
     """URI schemes that a manifest may name. Leave http out unless you trust who wrote the manifest."""
 
@@ -56,10 +57,16 @@ SCHEMA = pa.schema([("row", pa.int64()), *((name, pa.string()) for name in COLUM
 
 
 def read_source(where: str, config: SourceConfig, need_license: bool = True) -> pa.Table:
-    """The rows of a source (schema SCHEMA), with `uri` an absolute path or a URI.
+    """Read the list of clips, without opening them.
 
+    Args:
+        where: a folder, glob, tar, manifest, or the URI of a manifest or prefix in an object store.
+        config: which files a manifest may name.
+        need_license: whether a manifest must have the column `license`.
+    Returns:
+        Rows of SCHEMA, with `uri` an absolute path or a URI.
     Raises:
-        ValueError: nothing is there, it is empty, or a required column (uri; license if need_license) is missing.
+        ValueError: there is no such source, it is empty, or a required column (uri; license) is missing.
     """
     if is_remote(where):
         return _read_remote(where, config, need_license)
@@ -72,7 +79,7 @@ def read_source(where: str, config: SourceConfig, need_license: bool = True) -> 
     if path.is_dir():
         found = sorted(p for p in _walk(path) if p.suffix.lower() in MEDIA_SUFFIXES | {".tar"})
         if not found:
-            raise ValueError(f"--input: {where} holds no media files; name a folder of clips or a manifest")
+            raise ValueError(f"--input: {where} contains no media files; name a folder of clips or a manifest")
         return _table(_file_rows(found), None, config)
     if path.suffix.lower() == ".tar" and path.is_file():
         return _table(_file_rows([path]), None, config)
@@ -81,14 +88,14 @@ def read_source(where: str, config: SourceConfig, need_license: bool = True) -> 
 
 def _read_manifest(path: Path, base: Path | str, config: SourceConfig, need_license: bool, where: str) -> pa.Table:
     if path.suffix.lower() not in MANIFEST_SUFFIXES:
-        raise ValueError(f"--input: {where} is no folder, glob or manifest ({', '.join(MANIFEST_SUFFIXES)})")
+        raise ValueError(f"--input: {where} is not a folder, glob or manifest ({', '.join(MANIFEST_SUFFIXES)})")
     if not path.is_file():
         raise ValueError(f"--input: {where} does not exist")
     rows, columns = _READERS[path.suffix.lower()](path)
     for name in ("uri", "license") if need_license else ("uri",):
         if name not in columns:
-            there = ", ".join(map(str, sorted(columns)))[:200] or "none"
-            raise ValueError(f"--input: {where} has no column {name!r} (it has: {there})")
+            names = ", ".join(map(str, sorted(columns)))[:200] or "none"
+            raise ValueError(f"--input: {where} has no column {name!r} (it has: {names})")
     table = _table(rows, base, config)
     if not table.num_rows:
         raise ValueError(f"--input: {where} has no rows")
@@ -104,16 +111,16 @@ def _file_rows(paths: Iterable[Path]) -> Iterator[dict]:
 
 
 def _read_remote(where: str, config: SourceConfig, need_license: bool) -> pa.Table:
-    """A manifest in an object store (relative names hang from its folder), or a prefix with media under it."""
+    """Read a manifest in an object store (relative names start from its folder), or list the media under a prefix."""
     from pyarrow import fs
 
     scheme = urlsplit(where).scheme
     if scheme not in config.schemes:
         raise ValueError(f"--input: {scheme}:// is not in --source.schemes")
     try:
-        there, path = filesystem(where)
-        found = there.get_file_info(path)
-        listed = there.get_file_info(fs.FileSelector(path, recursive=True)) if not found.is_file else []
+        store, path = filesystem(where)
+        found = store.get_file_info(path)
+        listed = store.get_file_info(fs.FileSelector(path, recursive=True)) if not found.is_file else []
     except Exception as error:
         raise ValueError(f"--input: {where} cannot be listed: {' '.join(str(error).split())[:200]}") from None
     if found.is_file:
@@ -125,18 +132,18 @@ def _read_remote(where: str, config: SourceConfig, need_license: bool) -> pa.Tab
             raise ValueError(f"--input: {where}: {error}") from None
     media = sorted(f.path for f in listed if f.is_file and os.path.splitext(f.path)[1].lower() in MEDIA_SUFFIXES)
     if not media:
-        raise ValueError(f"--input: {where} holds no media files, or does not exist")
+        raise ValueError(f"--input: {where} contains no media files, or does not exist")
     return _table(({"uri": f"{scheme}://{path}"} for path in media), None, config)
 
 
 def rows_of(table: pa.Table) -> Iterator[dict]:
-    """The rows of a source, a few thousand in memory at once."""
+    """Yield the rows of a source, a few thousand in memory at once."""
     for batch in table.to_batches(max_chunksize=GROUP):
         yield from batch.to_pylist()
 
 
 def digest_source(where: str) -> str:
-    """A digest that changes when the source's list of clips does: the manifest's content, or names, sizes and times."""
+    """A digest that changes with the list of clips: of the manifest's content, or of names, sizes and times."""
     from lingen.io.manifest import digest, file_digest
 
     if is_remote(where):
@@ -151,10 +158,10 @@ def digest_source(where: str) -> str:
 
 
 def clean_text(text: object, limit: int = MAX_CAPTION) -> str:
-    """One line of printable text: controls, NULs and direction overrides out, spaces folded, at most `limit` long."""
+    """One line of printable text, at most `limit` long: control and direction characters out, spaces folded."""
     if text is None or (isinstance(text, float) and text != text):
         return ""
-    # Twice the limit first: folding a gigabyte of spaces is work too.
+    # Cut to twice the limit first: folding a gigabyte of spaces takes time too.
     whole = str(text)[: 2 * limit].encode("utf-8", "replace").decode("utf-8")
     return " ".join(CONTROL.sub(" ", whole).split())[:limit].strip()
 
@@ -167,9 +174,9 @@ def _walk(folder: Path) -> Iterator[Path]:
                 yield Path(root, name)
 
 
-def _sidecars(path: Path) -> dict:
-    """What files beside a clip say of it: clip.txt holds the caption, clip.json any of the manifest's columns."""
-    said: dict = {}
+def _sidecars(path: Path) -> dict[str, str]:
+    """Columns from the files beside a clip: the caption from clip.txt, any of the manifest's from clip.json."""
+    columns: dict[str, str] = {}
     for suffix in (".json", ".txt"):
         side = path.with_suffix(suffix)
         try:
@@ -178,14 +185,14 @@ def _sidecars(path: Path) -> dict:
         except (OSError, ValueError, RecursionError):
             continue
         if isinstance(parsed, dict):
-            said |= {k: v for k, v in parsed.items() if k in COLUMNS and k != "uri" and isinstance(v, str)}
-    return said
+            columns |= {k: v for k, v in parsed.items() if k in COLUMNS and k != "uri" and isinstance(v, str)}
+    return columns
 
 
 def _read_csv(path: Path) -> tuple[Iterator[dict], list[str]]:
     csv.field_size_limit(1 << 24)
 
-    def lines():
+    def lines() -> Iterator[str]:
         with open(path, encoding="utf-8-sig", errors="replace", newline="") as f:
             for line in f:
                 yield line.replace("\0", "")
@@ -198,7 +205,8 @@ def _read_csv(path: Path) -> tuple[Iterator[dict], list[str]]:
     return _csv_rows(reader), columns
 
 
-def _csv_rows(reader) -> Iterator[dict]:
+def _csv_rows(reader: csv.DictReader) -> Iterator[dict]:
+    row: dict[Any, Any]
     while True:
         try:
             row = next(reader)
@@ -210,7 +218,7 @@ def _csv_rows(reader) -> Iterator[dict]:
 
 
 def _read_jsonl(path: Path) -> tuple[Iterator[dict], list[str]]:
-    def rows():
+    def rows() -> Iterator[dict]:
         with open(path, encoding="utf-8-sig", errors="replace") as f:
             for line in f:
                 if not line.strip():
@@ -235,18 +243,24 @@ def _read_parquet(path: Path) -> tuple[Iterator[dict], list[str]]:
     return rows, file.schema_arrow.names
 
 
-_READERS = {".csv": _read_csv, ".jsonl": _read_jsonl, ".parquet": _read_parquet}
+_READERS: dict[str, Callable[[Path], tuple[Iterator[dict], list[str]]]] = {
+    ".csv": _read_csv,
+    ".jsonl": _read_jsonl,
+    ".parquet": _read_parquet,
+}
 
 
 def _table(rows: Iterable[dict], base: Path | str | None, config: SourceConfig) -> pa.Table:
-    local = base is not None and not (isinstance(base, str) and is_remote(base))
-    roots = [os.path.realpath(p) for p in ((base,) if local else ()) + tuple(config.roots)]
-    batches, out = [], []
+    """Rows of SCHEMA; `base` as in `locate`."""
+    local = [] if base is None or (isinstance(base, str) and is_remote(base)) else [base]
+    roots = [os.path.realpath(p) for p in (*local, *config.roots)]
+    batches: list[pa.RecordBatch] = []
+    out: list[dict[str, object]] = []
     for i, row in enumerate(rows):
         bad = clean_text(row.get("bad"), 200)
-        uri, why = ("", bad) if bad else locate(row.get("uri"), base, roots, config.schemes)
-        said = {n: clean_text(row.get(n), MAX_CAPTION if n == "caption" else 1000) for n in COLUMNS[1:]}
-        out.append({"row": i, "uri": uri, "bad": why, **said})
+        uri, bad = ("", bad) if bad else locate(row.get("uri"), base, roots, config.schemes)
+        columns = {n: clean_text(row.get(n), MAX_CAPTION if n == "caption" else 1000) for n in COLUMNS[1:]}
+        out.append({"row": i, "uri": uri, "bad": bad, **columns})
         if len(out) == GROUP:
             batches.append(pa.RecordBatch.from_pylist(out, schema=SCHEMA))
             out = []
@@ -255,10 +269,17 @@ def _table(rows: Iterable[dict], base: Path | str | None, config: SourceConfig) 
 
 
 def locate(uri: object, base: Path | str | None, roots: list[str], schemes: tuple[str, ...]) -> tuple[str, str]:
-    """(absolute path or URI, why it is refused). Relative names hang from `base`, a folder or a remote prefix, and may
-    not leave the roots; None for names that we found ourselves.
+    """Resolve a name from a source and decide whether it may be read.
 
-    Absolute ones may lie anywhere while the base is the only root: who wrote them meant them.
+    Absolute local names may point anywhere while the base is the only root: their author meant them.
+
+    Args:
+        uri: the name.
+        base: where relative names start, a folder or a remote prefix; None for names that were found by listing.
+        roots: folders that local names may not leave, as real paths.
+        schemes: URI schemes that are allowed.
+    Returns:
+        The absolute path or URI, and why it is refused, "" if it is not.
     """
     if not isinstance(uri, str) or not uri.strip():
         return "", "bad_row: no uri"

@@ -1,9 +1,9 @@
 """Buckets: the shapes that a batch can have. One bucket is one medium, one picture size and one length.
 
 A stage trains at one area (resolution squared) in several aspect ratios. Sides are multiples of one eighth of the
-resolution, and at least of 16 (TAE 8 x patch 2). The eighth keeps an aspect ratio's exact proportions from stage to
-stage, so that positions learned at 256p stretch evenly onto 512p, and it yields the paper's shapes: 256 x 256 and
-192 x 352 at 256p, 384 x 704 at 512p (notes/paper.md, stages).
+resolution, rounded down to a multiple of 16 (TAE 8 x patch 2) and at least 16. The eighth keeps the exact proportions
+of an aspect ratio from stage to stage, so that positions learned at 256p stretch evenly onto 512p, and it yields the
+paper's shapes: 256 x 256 and 192 x 352 at 256p, 384 x 704 at 512p (LinGen's supplement, Table 5).
 
 Shapes: C channels, T/H/W latent axes.
 """
@@ -21,18 +21,24 @@ _NAME = re.compile(r"(?:image_(\d+)x(\d+)|video_(\d+)x(\d+)_(\d+)f)")
 
 @dataclasses.dataclass(frozen=True, order=True)
 class Bucket:
-    """A medium ("image" or "video"), height and width in pixels, and length in frames (1 for images)."""
+    """The shape that all samples of a batch share."""
 
     media: str
+    """image or video"""
     height: int
+    """in pixels"""
     width: int
+    """in pixels"""
     frames: int = 1
+    """length; 1 for images"""
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if self.media not in MEDIA:
             raise ValueError(f"bucket: media is {self.media!r}; use image or video")
         if min(self.height, self.width, self.frames) < 1 or (self.media == "image" and self.frames != 1):
-            raise ValueError(f"bucket: {self.height}x{self.width}, {self.frames} frames is no {self.media} shape")
+            raise ValueError(
+                f"bucket: {self.height}x{self.width}, {self.frames} frames is not a valid {self.media} shape"
+            )
 
     @property
     def name(self) -> str:
@@ -42,7 +48,11 @@ class Bucket:
 
     @classmethod
     def parse(cls, name: str) -> Bucket:
-        """The bucket of a name."""
+        """Read a bucket from its name.
+
+        Raises:
+            ValueError: the name is not that of a bucket.
+        """
         match = _NAME.fullmatch(name)
         if not match:
             raise ValueError(f"bucket: {name!r} is not like image_64x64 or video_48x80_32f")
@@ -60,7 +70,11 @@ class Bucket:
 
 
 def parse_aspect_ratio(text: str) -> float:
-    """Width over height of "16:9"."""
+    """Width over height of a text such as "16:9".
+
+    Raises:
+        ValueError: the text is not width:height.
+    """
     match = re.fullmatch(r"(\d+):(\d+)", text)
     if not match or int(match[1]) == 0 or int(match[2]) == 0:
         raise ValueError(f"aspect ratio {text!r}: write width:height, such as 16:9")
@@ -68,7 +82,11 @@ def parse_aspect_ratio(text: str) -> float:
 
 
 def side_multiple(resolution: int) -> int:
-    """What both sides are multiples of: resolution / 8, and at least 16."""
+    """The number that both sides are multiples of: resolution / 8 rounded down to a multiple of 16, at least 16.
+
+    Raises:
+        ValueError: the resolution is not a multiple of 16.
+    """
     if resolution % 16 or resolution < 16:
         raise ValueError(f"resolution: {resolution} is not a multiple of 16 (TAE 8 x patch 2)")
     eighth = resolution // 8
@@ -78,13 +96,15 @@ def side_multiple(resolution: int) -> int:
 def bucket_size(resolution: int, aspect_ratio: float) -> tuple[int, int]:
     """Height and width of about resolution^2 pixels in an aspect ratio (width over height)."""
     multiple = side_multiple(resolution)
-    height = resolution / math.sqrt(aspect_ratio)
-    width = resolution * math.sqrt(aspect_ratio)
-    return tuple(max(1, round(side / multiple)) * multiple for side in (height, width))
+
+    def rounded(side: float) -> int:
+        return max(1, round(side / multiple)) * multiple
+
+    return rounded(resolution / math.sqrt(aspect_ratio)), rounded(resolution * math.sqrt(aspect_ratio))
 
 
 def bucket_set(resolution: int, aspect_ratios: Sequence[str], frames: Iterable[int]) -> list[Bucket]:
-    """The buckets of a resolution: every aspect ratio at every length (1 frame is the image bucket); no doubles."""
+    """The buckets of a resolution: every aspect ratio at every length (1 frame: images), without duplicates."""
     buckets = []
     for count in frames:
         for ratio in aspect_ratios:
@@ -94,6 +114,6 @@ def bucket_set(resolution: int, aspect_ratios: Sequence[str], frames: Iterable[i
 
 
 def nearest_bucket(buckets: Iterable[Bucket], width: int, height: int) -> Bucket:
-    """The bucket whose aspect ratio is nearest (on a log scale) to a picture's; ties go to the first by name."""
+    """The bucket whose aspect ratio is nearest to that of width x height, on a log scale; ties go by name."""
     ratio = width / height
     return min(buckets, key=lambda b: (round(abs(math.log(b.aspect_ratio / ratio)), 9), b.name))

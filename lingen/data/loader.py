@@ -1,7 +1,7 @@
-"""LatentLoader: a plan's batches as tensors, one rank's share of them, read ahead in threads.
+"""LatentLoader: one rank's share of the planned batches as tensors, read ahead in threads.
 
-Its state is one integer, the next step. Whatever the number of ranks and threads, the ranks' shares of a step put
-together are the same global batch, also where a damaged sample had to be replaced.
+Its state is one integer, the next step. With any number of ranks and threads, the ranks' shares of a step together are
+the same global batch, even where a damaged sample had to be replaced.
 
 B batch (of this rank), C channels, T/H/W latent axes, L text tokens (longest of the batch), D text width.
 """
@@ -34,46 +34,45 @@ MAX_REPLACEMENTS = 64
 
 @dataclasses.dataclass(frozen=True)
 class LatentBatch:
-    """One rank's share of a global batch.
-
-    Fields:
-        step, bucket.
-        latent_BCTHW: float32, normalised by the TAE's scale and shift.
-        text: per encoder (embedding_BLD float32, zero where padded; mask_BL bool, True on tokens). Rows whose text is
-            dropped are all False in every encoder.
-        keys, seeds: per sample; a seed is 63 bits and depends on (plan seed, step, place in the global batch) alone.
-        places: of these samples in the global batch.
-        replaced: damaged key -> key fed instead.
-    """
+    """One rank's share of a global batch."""
 
     step: int
     bucket: Bucket
     latent_BCTHW: torch.Tensor
+    """float32, normalised by the TAE's scale and shift"""
     text: list[tuple[torch.Tensor, torch.Tensor]]
+    """per encoder: embedding_BLD, float32, zero where padded; mask_BL, bool, True on tokens. Rows whose text is dropped
+    are all False in every encoder."""
     keys: list[str]
+    """of the samples"""
     seeds: list[int]
+    """of the samples, 63 bits; a seed depends only on plan seed, step and place in the global batch"""
     places: range
+    """of the samples in the global batch"""
     replaced: dict[str, str]
+    """key of a damaged sample -> key of the sample used instead"""
 
 
 class LatentLoader:
-    """Iterates a rank's batches for ever (or up to `stop_step`), from any step.
+    """Iterator over one rank's batches from any step on, endless or up to `stop_step`.
 
     Args:
         shards: an opened index, or the folder or URI of one.
         plan: made from the same index.
-        rank, world_size: this worker and how many share each global batch.
+        rank: this worker.
+        world_size: how many workers share each global batch.
         start_step: the first step to yield.
-        stop_step: one past the last step; None goes on for ever.
-        read_ahead_mb: megabytes of float32 latents to keep in flight beside the batch that is handed out; one batch at
-            least, MAX_AHEAD at most.
-        threads: readers. Local disks need few; remote storage hides its latency behind more.
+        stop_step: one past the last step; None: no end.
+        read_ahead_mb: megabytes of float32 latents to keep in flight beside the batch that is handed out; at least one
+            batch, at most MAX_AHEAD.
+        threads: readers. Local disks need few; remote storage needs more to hide its latency.
 
-    Attributes: damaged, the keys found damaged so far (each is reported once in the log).
+    Attributes:
+        damaged: the keys found damaged so far (each is logged once).
 
     Raises:
         ValueError: the batch has fewer samples than there are workers.
-        FileNotFoundError: a shard is missing or cut off; named before the first batch.
+        FileNotFoundError: a shard is missing or cut off; raised before the first batch.
     """
 
     def __init__(
@@ -92,7 +91,7 @@ class LatentLoader:
             raise ValueError(f"rank: {rank} is not one of {world_size} workers")
         if plan.batch_size < world_size:
             raise ValueError(
-                f"batch_size: {plan.batch_size} is less than {world_size} workers; one sample each at least"
+                f"batch_size: {plan.batch_size} is less than {world_size} workers; each needs at least one sample"
             )
         self.index = shards if isinstance(shards, ShardIndex) else ShardIndex.open(shards)
         self.index.check_files()
@@ -119,11 +118,11 @@ class LatentLoader:
 
     @property
     def next_step(self) -> int:
-        """The loader's whole state: the step that the next batch belongs to."""
+        """The loader's whole state: the step of the next batch."""
         return self._next
 
     def _wants_more(self, ahead: deque[_Pending]) -> bool:
-        """Whether to read one more; ahead[0] is the batch to hand out next, the others are read ahead of it."""
+        """Whether to start reading another batch; ahead[0] is handed out next, the others are read ahead of it."""
         in_flight = sum(pending.latent_BCTHW.nbytes for pending in islice(ahead, 1, None))
         return len(ahead) < 2 or (len(ahead) <= MAX_AHEAD and in_flight < self._read_ahead)
 
@@ -131,7 +130,7 @@ class LatentLoader:
         batch = self.plan[step]
         places = batch.slice(self.rank, self.world_size)
         shape = self.index.buckets[batch.bucket.name].latent_shape
-        # Not torch.empty: it asks for aligned memory, and glibc fragments under that until half of the heap is holes.
+        # Not torch.empty: it allocates aligned memory, which fragments glibc's heap until half of it is holes.
         latent_BCTHW = torch.from_numpy(np.empty((len(places), *shape), np.float32))
         share = -(-len(places) // self._threads)
         rows = [slice(i, i + share) for i in range(0, len(places), share)]
@@ -139,29 +138,31 @@ class LatentLoader:
         return _Pending(batch, places, latent_BCTHW, parts)
 
     def _read(self, batch: PlannedBatch, places: range, latent_BCTHW: torch.Tensor) -> list[_Read]:
-        """Read some places; latents go to `latent_BCTHW`. Runs in a thread of the pool."""
+        """Read some places, the latents into `latent_BCTHW`. Runs in a thread of the pool."""
         bucket = self.index.buckets[batch.bucket.name]
         if not hasattr(self._local, "scratch"):
             self._local.scratch = bucket.scratch()
         read = []
         for place, out_CTHW in zip(places, latent_BCTHW):
-            fed, latent_CTHW, text_LD = self._read_or_replace(bucket, batch, place)
+            used, latent_CTHW, text_LD = self._read_or_replace(bucket, batch, place)
             out_CTHW.copy_(latent_CTHW)
-            read.append(_Read(batch.samples[place].key, fed, [tokens_LD.clone() for tokens_LD in text_LD]))
+            read.append(_Read(batch.samples[place].key, used, [tokens_LD.clone() for tokens_LD in text_LD]))
         return read
 
-    def _read_or_replace(self, bucket: BucketIndex, batch: PlannedBatch, place: int):
-        """(sample fed, latent, text) of a place; the tensors are good until the next read in this thread."""
+    def _read_or_replace(
+        self, bucket: BucketIndex, batch: PlannedBatch, place: int
+    ) -> tuple[PlannedSample, torch.Tensor, list[torch.Tensor]]:
+        """(sample used, latent, text) of a place; the tensors are valid until the next read in this thread."""
         sample = batch.samples[place]
         for attempt in range(MAX_REPLACEMENTS):
             try:
                 return sample, *bucket.read(sample.row, self._local.scratch)
             except DamagedSample as damage:
-                with self._reporting:  # two threads may meet the same sample at once
+                with self._reporting:  # two threads may read the same sample at once
                     new = sample.key not in self.damaged
                     self.damaged.add(sample.key)
                 if new:
-                    log.warning("damaged sample, another is fed in its place: %s", damage)
+                    log.warning("damaged sample, another is used instead: %s", damage)
                 sample = self.plan.replacement(batch.step, place, attempt)
         raise DamagedSample(f"{batch.bucket.name}: {MAX_REPLACEMENTS} samples in a row are damaged; encode it again")
 
@@ -169,27 +170,30 @@ class LatentLoader:
         """Wait for a batch in flight and collate it."""
         read = [one for part in pending.parts for one in part.result()]
         self._next = pending.batch.step + 1
-        fed = [one.fed for one in read]
-        drop = [sample.drop_text for sample in fed]
+        used = [one.used for one in read]
+        drop = [sample.drop_text for sample in used]
         return LatentBatch(
             step=pending.batch.step,
             bucket=pending.batch.bucket,
             latent_BCTHW=pending.latent_BCTHW,
             text=[pad_text(of_encoder, drop) for of_encoder in zip(*(one.text_LD for one in read))],
-            keys=[sample.key for sample in fed],
-            seeds=[sample.seed for sample in fed],
+            keys=[sample.key for sample in used],
+            seeds=[sample.seed for sample in used],
             places=pending.places,
-            replaced={one.planned: one.fed.key for one in read if one.planned != one.fed.key},
+            replaced={one.planned: one.used.key for one in read if one.planned != one.used.key},
         )
 
 
 @dataclasses.dataclass(frozen=True)
 class _Read:
-    """What was read for one place, beside its latent: the planned key, the sample fed, its text per encoder."""
+    """What was read for one place, except its latent."""
 
     planned: str
-    fed: PlannedSample
+    """key"""
+    used: PlannedSample
+    """the planned sample or its replacement"""
     text_LD: list[torch.Tensor]
+    """per encoder"""
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,144 +1,59 @@
-"""index.parquet: which samples a bucket has, where their bytes are, and what made them.
+"""Reading samples of an encoded folder by row, through the index files of its buckets (lingen/data/index_file.py).
 
-The schema's metadata (key "lingen", JSON) says how to read the tensors: for latents the TAE's digest, scale and shift,
-dtype, frames per second; for text the encoder's name, weights, digest and width. So an index explains itself even when
-it is copied away from its folder.
+Every member that is read is checked against its checksum: a mismatch raises DamagedSample.
 
 C channels, T/H/W latent axes, L text tokens, D text width.
 """
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 import hashlib
-import io
-import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 
 from lingen.data import shards
 from lingen.data.buckets import Bucket
+from lingen.data.index_file import (
+    INDEX,
+    LOCATION,
+    METADATA_LOCATION,
+    LatentFormat,
+    TextFormat,
+    first_value,
+    number_column,
+    read_index,
+)
 from lingen.io.byte_ranges import ByteRanges, Scratch
-from lingen.io.manifest import digest, write_atomic
 
-INDEX = "index.parquet"
-_KEY = b"lingen"
-_WHERE = ("key", "shard", "offset", "size", "checksum")
-_WHERE_METADATA = ("metadata_offset", "metadata_size", "metadata_checksum")
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class LatentFormat:
-    """What one must know to use a bucket's latents."""
-
-    bucket: str
-    resolution: int
-    """Nominal resolution (256 for 256p) that the bucket belongs to."""
-    fps: float
-    dtype: str
-    tae_digest: str
-    scale: list[float]
-    """Per channel; latents are stored normalised: (raw - shift) / scale. For readers that decode with another tool."""
-    shift: list[float]
-    version: int = 1
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class TextFormat:
-    """What one must know to use one encoder's text embeddings of a bucket."""
-
-    bucket: str
-    dtype: str
-    name: str
-    """The encoder's folder below text/."""
-    model: str
-    """What it is, and where its weights come from."""
-    digest: str
-    dim: int
-    version: int = 2
-
-
-def _schema(kind: str):
+if TYPE_CHECKING:
     import pyarrow as pa
 
-    where = [("key", pa.string()), ("shard", pa.string())]
-    where += [("offset", pa.int64()), ("size", pa.int64()), ("checksum", pa.uint32())]
-    if kind == "text":
-        return pa.schema([*where, ("length", pa.int32())])
-    metadata = [("metadata_offset", pa.int64()), ("metadata_size", pa.int64()), ("metadata_checksum", pa.uint32())]
-    facts = [("clip_id", pa.string()), ("license", pa.string()), ("source", pa.string()), ("seconds", pa.float64())]
-    facts += [("shape", pa.list_(pa.int32())), ("canary_psnr", pa.float64())]
-    return pa.schema([*where, *metadata, *facts])
 
+class _Members:
+    """The members of one kind (latent, json or text) of a bucket: where the bytes of each row are."""
 
-def write_index(path: str | Path, rows: Iterable[dict[str, Any]], form: LatentFormat | TextFormat) -> None:
-    """Write one bucket's index, atomically. `rows`: dicts with the columns of the kind's schema."""
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    schema = _schema("text" if isinstance(form, TextFormat) else "latents")
-    schema = schema.with_metadata({_KEY: json.dumps(dataclasses.asdict(form), sort_keys=True)})
-    buffer = io.BytesIO()
-    pq.write_table(pa.Table.from_pylist(list(rows), schema=schema), buffer, compression="zstd")
-    write_atomic(path, buffer.getvalue())
-
-
-def read_index(data: bytes | str | Path, columns: Sequence[str] | None = None):
-    """(table, format) of an index given as path or bytes; all columns, or those named."""
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    # Not pq.read_table: that imports pyarrow.dataset and pandas, which takes longer than reading.
-    source = pa.BufferReader(data) if isinstance(data, bytes) else data
-    with pq.ParquetFile(source, read_dictionary=["shard"]) as file:
-        table = file.read(columns)
-    form = json.loads(table.schema.metadata[_KEY])
-    return table, (LatentFormat if "tae_digest" in form else TextFormat)(**form)
-
-
-def _first(data: bytes, column: str):
-    """The first row's value."""
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    return next(pq.ParquetFile(pa.BufferReader(data)).iter_batches(1, columns=[column]))[column][0].as_py()
-
-
-def _integers(table, name: str) -> np.ndarray:
-    """A column of numbers without a copy (pyarrow's own to_numpy imports pandas)."""
-    return np.from_dlpack(table[name].combine_chunks())
-
-
-def samples_digest(manifest: dict[str, Any]) -> str:
-    """Of all samples of an encoded folder, from its manifest: through the indexes' checksums, of every byte."""
-    return digest({name: value for name, value in manifest["outputs"].items() if name.endswith(".parquet")})
-
-
-class _Column:
-    """The members of one kind (latents or text) of one bucket: where row i lies."""
-
-    def __init__(self, table, tree: str, prefix: str = ""):
+    def __init__(self, table: pa.Table, tree: str, prefix: str = ""):
         shard = table["shard"].unify_dictionaries().combine_chunks()
         self.names = [f"{tree}/{name}" for name in shard.dictionary.to_pylist()]
-        self.shard = np.from_dlpack(shard.indices)
-        self.offset = _integers(table, prefix + "offset")
-        self.size = _integers(table, prefix + "size")
-        self.checksum = _integers(table, prefix + "checksum")
+        self.shard: np.ndarray = np.from_dlpack(shard.indices)
+        self.offset = number_column(table, prefix + "offset")
+        self.size = number_column(table, prefix + "size")
+        self.checksum = number_column(table, prefix + "checksum")
 
     def read(self, files: ByteRanges, row: int, into: Scratch) -> memoryview:
-        """The member's bytes, proved; good until the next read into the same scratch."""
+        """The member's bytes, checked; valid until the next read into the same scratch."""
         name, offset, size = self.names[self.shard[row]], int(self.offset[row]), int(self.size[row])
 
-        def good(data: memoryview) -> bool:
+        def is_intact(data: memoryview) -> bool:
             return len(data) == size and shards.checksum(data) == self.checksum[row]
 
-        data = files.read(name, offset, size, into, accept=good)
-        if not good(data):
+        data = files.read(name, offset, size, into, accept=is_intact)
+        if not is_intact(data):
             what = "checksum differs" if len(data) == size else f"{len(data)} of {size} bytes, the shard is cut off"
             raise shards.DamagedSample(f"{name}: {what} at offset {offset}")
         return data
@@ -151,61 +66,88 @@ class _Column:
 
 
 class BucketIndex:
-    """One bucket's samples, in fixed order, readable by row.
+    """The samples of one bucket, in fixed order, readable by row.
 
-    Fields: bucket; latent_shape, C,T,H,W of every sample; format; text_format, one per text encoder; digest, of all
-    index files and so, by the checksums in them, of the shards.
+    Args:
+        bucket: which bucket.
+        files: the encoded folder.
+        encoders: names of the text encoders whose embeddings are read, in this order.
+
+    Attributes:
+        bucket: which bucket.
+        latent_shape: C,T,H,W of every sample.
+        format: of the latents.
+        text_format: one per text encoder.
+        digest: of all index files and so, through their checksums, of the shards.
+
+    Raises:
+        ValueError: an encoder embedded other samples than were encoded.
+        FileNotFoundError: an index is missing.
     """
+
+    format: LatentFormat
+    text_format: tuple[TextFormat, ...]
 
     def __init__(self, bucket: Bucket, files: ByteRanges, encoders: Sequence[str]):
         self.bucket, self._files = bucket, files
         latents = f"latents/{bucket.name}"
-        # Only the columns that find a sample: at a million samples the others would be ten times as much to read.
+        # Only the columns that locate a sample: with a million samples the others would be ten times as much to read.
         data = files.read_all(f"{latents}/{INDEX}")
         content = hashlib.sha256(data)
-        table, self.format = read_index(data, [*_WHERE, *_WHERE_METADATA])
+        table, latent_format = read_index(data, [*LOCATION, *METADATA_LOCATION])
+        assert isinstance(latent_format, LatentFormat)
+        self.format = latent_format
         self._keys = table["key"].combine_chunks()
-        self.latent_shape = torch.Size(_first(data, "shape"))
-        self._latents = _Column(table, latents)
-        self._metadata = _Column(table, latents, "metadata_")
-        self._text, self.text_format = [], ()
+        self.latent_shape = torch.Size(first_value(data, "shape"))
+        self._latents = _Members(table, latents)
+        self._metadata = _Members(table, latents, "metadata_")
+        self._text: list[_Members] = []
+        text_formats: list[TextFormat] = []
         for text in (f"text/{encoder}/{bucket.name}" for encoder in encoders):
             data = files.read_all(f"{text}/{INDEX}")
             content.update(data)
-            table, form = read_index(data, _WHERE)
+            table, text_format = read_index(data, LOCATION)
+            assert isinstance(text_format, TextFormat)
             if not self._keys.equals(table["key"].combine_chunks()):
                 raise ValueError(
                     f"{files.root}: {text} has other samples than {latents}; run jobs/encode.py to its end again"
                 )
-            self._text.append(_Column(table, text))
-            self.text_format += (form,)
+            self._text.append(_Members(table, text))
+            text_formats.append(text_format)
+        self.text_format = tuple(text_formats)
         self.digest = content.hexdigest()[:16]
 
     @functools.cached_property
-    def table(self):
-        """The whole latent index, every column of it."""
+    def table(self) -> pa.Table:
+        """The whole latent index, with all columns."""
         return read_index(self._files.read_all(f"latents/{self.bucket.name}/{INDEX}"))[0]
 
     def __len__(self) -> int:
         return len(self._keys)
 
-    def column(self, name: str):
+    def column(self, name: str) -> pa.ChunkedArray:
         """One column of the latent index."""
         return read_index(self._files.read_all(f"latents/{self.bucket.name}/{INDEX}"), [name])[0][name]
 
     @property
-    def key_column(self):
-        """All keys, in order, as an Arrow array."""
+    def key_column(self) -> pa.Array:
+        """All keys, in order."""
         return self._keys
 
     def key(self, row: int) -> str:
+        """The key of a row."""
         return self._keys[row].as_py()
 
     def keys(self, rows: Sequence[int]) -> list[str]:
+        """The keys of some rows."""
         return [self._keys[row].as_py() for row in rows]
 
     def row(self, key: str) -> int:
-        """The row of a key, or KeyError."""
+        """The row of a key.
+
+        Raises:
+            KeyError: the bucket has no such sample.
+        """
         import pyarrow.compute as pc
 
         row = pc.index(self._keys, key).as_py()
@@ -214,13 +156,18 @@ class BucketIndex:
         return row
 
     def read(self, row: int, scratch: Sequence[Scratch] | None = None) -> tuple[torch.Tensor, list[torch.Tensor]]:
-        """Latent C,T,H,W and one L,D text embedding per encoder, in the stored dtypes.
+        """Read a sample.
 
-        With `scratch` (of `scratch()`) the tensors are views into it, good until the next read.
+        Args:
+            row: which sample.
+            scratch: memory from `scratch()`; the tensors are views of it, valid until the next read into it.
+
+        Returns:
+            The latent C,T,H,W and one text embedding L,D per encoder, in the stored dtypes.
 
         Raises:
             DamagedSample: bytes, checksum or shape are not what the index says.
-            FileNotFoundError: the shard is gone; the message names it.
+            FileNotFoundError: the shard is missing; the message names it.
         """
         of_latent, *of_text = scratch or self.scratch()
         try:
@@ -234,7 +181,7 @@ class BucketIndex:
         return latent, text
 
     def scratch(self) -> list[Scratch]:
-        """What `read` reads into: room for a latent and for a text of each encoder."""
+        """Memory for `read` to read into: one buffer for the latent and one per text encoder."""
         return [Scratch() for _ in range(1 + len(self._text))]
 
     def metadata(self, row: int) -> dict[str, Any]:
@@ -242,10 +189,14 @@ class BucketIndex:
         return shards.unpack_metadata(self._metadata.read(self._files, row, Scratch()))
 
     def check_files(self) -> None:
-        """FileNotFoundError naming the first shard that is missing or too short to hold what the index says."""
-        for column in (self._latents, *self._text):
-            sizes = self._files.sizes({name.rpartition("/")[0] for name in column.names})
-            for name, need in column.needed_bytes().items():
+        """Check that all shards are there, without reading them.
+
+        Raises:
+            FileNotFoundError: a shard is missing, or shorter than the index says; the message names it.
+        """
+        for members in (self._latents, *self._text):
+            sizes = self._files.sizes({name.rpartition("/")[0] for name in members.names})
+            for name, need in members.needed_bytes().items():
                 if name not in sizes:
                     raise FileNotFoundError(f"{self._files.root}: shard {name} is missing; run jobs/encode.py again")
                 if sizes[name] < need:
@@ -256,20 +207,27 @@ class BucketIndex:
 
 
 class ShardIndex:
-    """The buckets of an encoded folder."""
+    """The buckets of an encoded folder.
 
-    def __init__(self, buckets: dict[str, BucketIndex], folder: str):
+    Args:
+        buckets: name -> bucket.
+        folder: path or URI, for error messages.
+    """
+
+    def __init__(self, buckets: Mapping[str, BucketIndex], folder: str):
         self.buckets, self.folder = buckets, folder
 
     @classmethod
     def open(cls, folder: str | Path, cache_dir: str | Path | None = None, cache_gb: float = 20.0) -> ShardIndex:
-        """Read every bucket's index.
+        """Read the index of every bucket.
 
-        Args: folder, path or fsspec URI; cache_dir (one per process) and cache_gb, where and how much of a remote
-            folder is kept locally.
+        Args:
+            folder: path or URI.
+            cache_dir: where ranges of a remote folder are cached, one folder per process; None: a temporary folder.
+            cache_gb: size limit of that cache.
 
         Raises:
-            ValueError: there is none, or buckets disagree on TAE or text encoders.
+            ValueError: nothing is encoded there, or buckets disagree on TAE or text encoders.
             FileNotFoundError: a bucket has no index of a text encoder that others have.
         """
         files = ByteRanges.open(folder, cache_dir, cache_gb)
@@ -293,12 +251,12 @@ class ShardIndex:
 
     @property
     def format(self) -> LatentFormat:
-        """Any bucket's latent format (TAE, dtype, scale and shift are the same in all)."""
+        """The latent format of any bucket (TAE, dtype, scale and shift are the same in all)."""
         return next(iter(self.buckets.values())).format
 
     @property
     def text_format(self) -> tuple[TextFormat, ...]:
-        """Any bucket's text formats, one per encoder, sorted by name: the order in which embeddings are read."""
+        """The text formats of any bucket, one per encoder, sorted by name: the order in which embeddings are read."""
         return next(iter(self.buckets.values())).text_format
 
     @property
@@ -308,22 +266,27 @@ class ShardIndex:
 
     @property
     def text_dims(self) -> tuple[int, ...]:
-        """The text encoders' widths: what a denoiser for these shards has as text_dims."""
+        """The widths of the text encoders: the text_dims of a denoiser for these shards."""
         return tuple(form.dim for form in self.text_format)
 
     @property
     def text_digests(self) -> list[str]:
-        """The text encoders' digests: embeddings of equal ones are equal."""
+        """The digests of the text encoders: equal digests mean equal embeddings."""
         return [form.digest for form in self.text_format]
 
     def __len__(self) -> int:
         return sum(len(b) for b in self.buckets.values())
 
     def select(self, media: str | None = None, resolution: int | None = None, frames: int | None = None) -> ShardIndex:
-        """The buckets of one medium, nominal resolution or length, non-empty ones only; `frames` leaves images in.
+        """The non-empty buckets of one medium, nominal resolution or length.
+
+        Args:
+            media: image or video; None: both.
+            resolution: nominal resolution; None: any.
+            frames: length of videos, images are selected with any; None: any.
 
         Raises:
-            ValueError: nothing matches; the message lists what there is.
+            ValueError: nothing matches; the message lists the buckets that exist.
         """
 
         def wanted(b: BucketIndex) -> bool:
@@ -344,7 +307,11 @@ class ShardIndex:
         return ShardIndex(found, self.folder)
 
     def check_files(self) -> None:
-        """FileNotFoundError naming the first missing or cut-off shard."""
+        """Check that all shards are there, without reading them.
+
+        Raises:
+            FileNotFoundError: a shard is missing or cut off; the message names it.
+        """
         for bucket in self.buckets.values():
             bucket.check_files()
 

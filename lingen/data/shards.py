@@ -1,4 +1,4 @@
-"""The shard format: what a sample is, how it lies in a tar, how one is written and read again.
+"""The shard format: what a sample is, how it is stored in a tar, and how it is written and read.
 
 An encoded folder holds several trees with the same file names and the same order of samples:
 
@@ -7,10 +7,9 @@ An encoded folder holds several trees with the same file names and the same orde
     text/ENCODER/BUCKET/000000.tar   KEY.text.safetensors            (tensor "text" L,D)
     text/ENCODER/BUCKET/index.parquet
 
-Plain `webdataset` groups the members of a key by itself (docs/shards.md). Every text encoder has a tree of its own, so
-that it is added, replaced or left out without touching anything else. Every member is found by byte offset and proved
-by checksum through the index (lingen/data/shard_index.py). Tars are byte-identical for equal content: no clock, no
-owner, fixed order.
+Plain `webdataset` groups the members of a key (docs/shards.md). Every text encoder has its own tree, so that it can be
+added, replaced or left out without touching anything else. The index (lingen/data/index_file.py) gives the byte offset
+and the checksum of every member. Tars are byte-identical for equal content: no timestamps, no owner, fixed order.
 
 C channels, T/H/W latent axes, L text tokens, D text width.
 """
@@ -39,17 +38,17 @@ _SAFETENSORS = {"F16": torch.float16, "BF16": torch.bfloat16, "F32": torch.float
 
 
 class DamagedSample(Exception):
-    """A sample's bytes are not what the index promises; the message names shard, key and what is wrong."""
+    """A sample's bytes are not what the index says; the message names shard, key and fault."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Provenance:
-    """The json member: where a sample comes from and under which terms it may be used."""
+    """The json member: where a sample comes from and on which terms it may be used."""
 
     clip_id: str
     """Content hash and span of the curated clip."""
     uri: str
-    """Where the clip was read."""
+    """Where the clip was read from."""
     caption: str
     license: str
     """SPDX expression."""
@@ -57,74 +56,94 @@ class Provenance:
     attribution: str
     bucket: str
     start_s: float
-    """First frame's presentation time in the source, seconds."""
+    """Presentation time of the first frame in the source, seconds."""
     end_s: float
-    """Where the last frame's display ends; equals start_s for images."""
+    """When the last frame stops being shown, seconds; equals start_s for images."""
     fps: float
     """Frames per second of the sample; 0 for images."""
     source_width: int
+    """Width as displayed, before the centre crop that fills the bucket."""
     source_height: int
-    """Size as shown, before the centre crop that fills the bucket."""
+    """Height as displayed."""
 
 
-def sample_key(clip_id: str, window: int) -> str:
-    """The key of a clip's window: no dots or slashes, which would end the key in a tar of plain `webdataset`."""
+def sample_key(clip_id: str, segment: int) -> str:
+    """The key of a segment of a clip, without dots and slashes, which would end the key for plain `webdataset`."""
     safe = re.sub(r"[^A-Za-z0-9_-]", "-", clip_id)[:64]  # a tar name has 100 bytes
-    if safe != clip_id:  # two ids must not meet in one key
+    if safe != clip_id:  # two ids must not share a key
         safe += "-" + hashlib.sha256(clip_id.encode()).hexdigest()[:8]
-    return f"{safe}_w{window:04d}"
+    return f"{safe}_w{segment:04d}"
 
 
-def checksum(data) -> int:
-    """CRC-32 of a member's bytes: finds every damage of up to 32 bits, and others but for one in 2^32; 4 GB/s."""
+def checksum(data: bytes | bytearray | memoryview) -> int:
+    """CRC-32 of a member's bytes: detects any burst of up to 32 bits, misses one in 2^32 of the rest; 4 GB/s."""
     return zlib.crc32(data)
 
 
 def pack_latent(latent_CTHW: torch.Tensor, dtype: str) -> bytes:
-    """The bytes of KEY.latent.safetensors. ValueError when a value is not finite in `dtype`."""
+    """The bytes of KEY.latent.safetensors.
+
+    Raises:
+        ValueError: a value is not finite in `dtype`.
+    """
     return save_safetensors({"latent": _finite(latent_CTHW, dtype)})
 
 
 def pack_text(embedding_LD: torch.Tensor, dtype: str) -> bytes:
-    """The bytes of KEY.text.safetensors. ValueError when a value is not finite in `dtype`."""
+    """The bytes of KEY.text.safetensors.
+
+    Raises:
+        ValueError: a value is not finite in `dtype`.
+    """
     return save_safetensors({"text": _finite(embedding_LD, dtype)})
 
 
 def pack_metadata(provenance: Provenance, tae_digest: str) -> bytes:
-    """The bytes of KEY.json: the provenance, and which TAE the latent is of (a tar may travel without its index)."""
+    """The bytes of KEY.json: the provenance, and the digest of the latent's TAE (a tar may be copied without index)."""
     about = dataclasses.asdict(provenance) | {"tae_digest": tae_digest}
     return json.dumps(about, ensure_ascii=False, sort_keys=True).encode()
 
 
 def unpack_latent(data: memoryview | bytes) -> torch.Tensor:
-    """C,T,H,W in the stored dtype. DamagedSample when the bytes are no such member."""
+    """A latent C,T,H,W in the stored dtype.
+
+    Raises:
+        DamagedSample: the bytes are not such a member.
+    """
     return _view(data, "latent")
 
 
 def unpack_text(data: memoryview | bytes) -> torch.Tensor:
-    """L,D in the stored dtype. DamagedSample when the bytes are no such member."""
+    """A text embedding L,D in the stored dtype.
+
+    Raises:
+        DamagedSample: the bytes are not such a member.
+    """
     return _view(data, "text")
 
 
 def unpack_metadata(data: memoryview | bytes) -> dict[str, Any]:
+    """The content of KEY.json."""
     return json.loads(bytes(data))
 
 
 def _view(data: memoryview | bytes, name: str) -> torch.Tensor:
-    """A tensor of a safetensors file as a view of its bytes (the library copies; of bytes, which are read-only, so do
-    we). Trusts nothing that the header says."""
-    data = bytearray(data) if isinstance(data, bytes) else data
+    """A tensor of a safetensors file as a view of its bytes; nothing that the header says is trusted.
+
+    The library would copy. So do we where the bytes are read-only.
+    """
+    buffer = bytearray(data) if isinstance(data, bytes) else data
     try:
-        size = int.from_bytes(data[:8], "little")
-        about = json.loads(bytes(data[8 : 8 + size]))[name]
+        size = int.from_bytes(buffer[:8], "little")
+        about = json.loads(bytes(buffer[8 : 8 + size]))[name]
         dtype, shape = _SAFETENSORS[about["dtype"]], about["shape"]
         begin, end = about["data_offsets"]
         count = math.prod(shape)
         if min(shape, default=1) < 1 or begin < 0 or end - begin != count * dtype.itemsize:
             raise ValueError(f"{name} claims shape {shape} and bytes {begin} to {end}")
-        return torch.frombuffer(data, dtype=dtype, count=count, offset=8 + size + begin).view(shape)
+        return torch.frombuffer(buffer, dtype=dtype, count=count, offset=8 + size + begin).view(shape)
     except (ValueError, KeyError, TypeError, AttributeError, RuntimeError, OverflowError) as error:
-        raise DamagedSample(f"no safetensors member with a tensor {name!r}: {error}") from error
+        raise DamagedSample(f"not a safetensors file with a tensor {name!r}: {error}") from error
 
 
 def _finite(tensor: torch.Tensor, dtype: str) -> torch.Tensor:
@@ -136,21 +155,23 @@ def _finite(tensor: torch.Tensor, dtype: str) -> torch.Tensor:
 
 @dataclasses.dataclass(frozen=True)
 class Member:
-    """Where one member's bytes lie in its tar."""
+    """Where the bytes of a member are in its tar."""
 
     offset: int
     size: int
+    """in bytes"""
     checksum: int
+    """CRC-32"""
 
     def columns(self, prefix: str = "") -> dict[str, Any]:
-        """As columns of an index row."""
+        """The columns of an index row that locate this member."""
         return {prefix + name: value for name, value in dataclasses.asdict(self).items()}
 
 
 class ShardWriter:
-    """Writes one tar; it appears under its name only when it is complete and on disk.
+    """Context manager that writes one tar, which appears under its name only when it is complete and on disk.
 
-    Use as a context manager; an exception leaves nothing behind.
+    An exception leaves nothing behind.
     """
 
     def __init__(self, path: str | Path):
@@ -164,16 +185,16 @@ class ShardWriter:
         return self
 
     def add(self, key: str, extension: str, data: bytes) -> Member:
-        """Append KEY.EXTENSION. Members of one key must follow each other."""
+        """Append KEY.EXTENSION; members of one key must be adjacent."""
         header = tarfile.TarInfo(f"{key}.{extension}")
         header.size, header.mode, header.mtime = len(data), 0o644, 0
         offset = self._tar.offset + tarfile.BLOCKSIZE  # USTAR: the header is one block
         self._tar.addfile(header, io.BytesIO(data))
         return Member(offset, len(data), checksum(data))
 
-    def __exit__(self, kind, *_):
+    def __exit__(self, error: type[BaseException] | None, *_: object) -> None:
         try:
-            if kind is None:
+            if error is None:
                 self._tar.close()
                 self._file.flush()
                 os.fsync(self._file.fileno())
@@ -185,11 +206,12 @@ class ShardWriter:
 
 
 def list_shard(path: str | Path) -> list[tuple[str, str, bytes]]:
-    """All members of a tar as (key, extension, bytes), for people who look into one; files only."""
+    """All files in a tar as (key, extension, bytes), for inspection."""
     found = []
     with tarfile.open(path, mode="r:") as tar:
         for member in tar:
-            if member.isfile():
+            file = tar.extractfile(member) if member.isfile() else None
+            if file is not None:
                 key, _, extension = member.name.partition(".")
-                found.append((key, extension, tar.extractfile(member).read()))
+                found.append((key, extension, file.read()))
     return found

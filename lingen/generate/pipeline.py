@@ -1,17 +1,20 @@
-"""From a prompt to a video: text encoder, sampler, TAE, mp4. Runs wherever torch and open_clip do; no Ray."""
+"""From a prompt to a video: text encoder, sampler, TAE, mp4. Needs torch and open_clip, but no Ray."""
 
 from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
+from typing import Any
 
 import torch
+from torch import Tensor
 
 from lingen.data.buckets import Bucket, bucket_size, parse_aspect_ratio
 from lingen.generate.sampler import SamplerConfig, sample
 from lingen.io.progress import Progress
-from lingen.io.video import decoded_frames, write_mp4
+from lingen.io.video import write_mp4
 from lingen.model.pretrained import load_denoiser, model_folder, read_about
+from lingen.tae.frames import decoded_frames
 from lingen.tae.pretrained import load_tae
 from lingen.tae.tiling import TilingConfig
 from lingen.text.encoders import TextEncoderConfig, build_text_encoder
@@ -27,27 +30,27 @@ class GenerateConfig:
     output: Path
     """where the video goes: .mp4, or .png for a picture (its first frame)"""
     prompt: str | None = None
-    """what the video shows; default: the first prompt of the model's own samples"""
+    """what the video shows; default: the first sample prompt of the model's training"""
     seconds: float | None = None
-    """length; default: the length that the model was trained at last"""
+    """length; default: that of the model's last stage"""
     aspect_ratio: str | None = None
-    """width:height, such as 16:9; default: the shape that the model saw most"""
+    """width:height, such as 16:9; default: the most frequent one in the model's last stage"""
     resolution: int | None = None
-    """area is resolution squared; default: the resolution of the model's stage"""
+    """area is resolution squared; default: that of the model's last stage"""
     seed: int = 0
-    """of the noise: the same seed, prompt and settings give the same video"""
+    """seed of the noise: the same seed, prompt and settings give the same video"""
     weights: str = "ema"
     """averaged weights (ema) or the last ones (raw)"""
     sampler: SamplerConfig = dataclasses.field(default_factory=SamplerConfig)
-    """how the video is drawn"""
+    """how the video is sampled"""
     tiling: TilingConfig = dataclasses.field(default_factory=TilingConfig)
     """how the latent is decoded piece by piece"""
     device: str | None = None
-    """cpu or cuda; default: cuda when there is one"""
+    """cpu or cuda; default: cuda if available"""
 
     def __post_init__(self):
         if self.prompt is not None and not self.prompt.strip():
-            raise ValueError("--prompt: is empty; say what the video shows")
+            raise ValueError("--prompt: is empty; describe the video")
         if self.output.suffix not in (".mp4", ".png"):
             raise ValueError(f"--output: {self.output} must end in .mp4 or .png")
         if self.seconds is not None and not self.seconds > 0:
@@ -60,7 +63,7 @@ class GenerateConfig:
 
 @dataclasses.dataclass(frozen=True)
 class Generated:
-    """What was made: path, prompt, frames, height, width, fps, and the text encoder's name."""
+    """A generated video."""
 
     path: Path
     prompt: str
@@ -69,6 +72,7 @@ class Generated:
     width: int
     fps: float
     text_encoder: str
+    """Names of the model's text encoders."""
 
 
 @torch.no_grad()
@@ -76,7 +80,7 @@ def generate(config: GenerateConfig) -> Generated:
     """Generate and write one video.
 
     Raises:
-        ValueError: no model at `checkpoint`, or a text encoder here that differs from the one it was trained with.
+        ValueError: there is no model at `checkpoint`, or a text encoder differs from the one it was trained with.
     """
     folder = model_folder(config.checkpoint)
     about = read_about(folder)
@@ -103,8 +107,8 @@ def generate(config: GenerateConfig) -> Generated:
     return Generated(config.output, prompt, frames, height, width, about["fps"], ", ".join(names))
 
 
-def _size(config: GenerateConfig, about: dict) -> tuple[int, int, int]:
-    """(frames, height, width) asked for, or those of the model's stage."""
+def _size(config: GenerateConfig, about: dict[str, Any]) -> tuple[int, int, int]:
+    """(frames, height, width) as requested; by default those of the model's last stage."""
     trained = Bucket.parse(about["bucket"])
     frames = trained.frames if config.seconds is None else max(1, round(config.seconds * about["fps"]))
     if config.output.suffix == ".png":
@@ -115,14 +119,14 @@ def _size(config: GenerateConfig, about: dict) -> tuple[int, int, int]:
     return frames, *bucket_size(config.resolution or about["resolution"], ratio)
 
 
-def _embed(prompt: str, about: dict, device: str) -> tuple[list[tuple[torch.Tensor, torch.Tensor]], list[str]]:
-    """The prompt by every encoder that the model was trained with, and the encoders' names."""
+def _embed(prompt: str, about: dict[str, Any], device: str) -> tuple[list[tuple[Tensor, Tensor]], list[str]]:
+    """Embed the prompt with every encoder that the model was trained with; also returns the encoders' names."""
     text, names = [], []
     for settings, digest in zip(about["text"], about["text_digests"]):
         encoder = build_text_encoder(TextEncoderConfig(**settings), device)
         if encoder.digest != digest:
             raise ValueError(
-                f"--checkpoint: trained with text encoder {digest}, but {encoder.name} here is {encoder.digest}; "
+                f"--checkpoint: trained with text encoder {digest}, but {encoder.name} is {encoder.digest} here; "
                 "use the same open_clip version and weights"
             )
         embedding, mask = pad_text(encoder.encode([prompt]))

@@ -1,1 +1,1 @@
-"""Files, progress and exit codes."""
+"""Files, byte ranges, videos, progress and exit codes."""

@@ -1,9 +1,9 @@
 """Byte ranges of the files below one folder: local by pread, remote (s3://, gs://, ...) through a bounded local cache.
 
-Remote folders are pyarrow's (S3, GCS, Azure, HDFS), others fsspec's.
+Remote folders are opened with pyarrow (S3, GCS, Azure, HDFS), others with fsspec.
 
-A sample is one range of a tar. Remote ranges are fetched alone, never whole shards: in random order a shard would be
-evicted before its second sample is asked for.
+A sample is one range of a tar. Remote ranges are fetched on their own, never whole shards: in random order a shard
+would be evicted before its second sample is needed.
 """
 
 from __future__ import annotations
@@ -17,35 +17,44 @@ from abc import ABC, abstractmethod
 from collections import OrderedDict
 from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pyarrow import fs
 
 MAX_OPEN_FILES = 128
 Accept = Callable[[memoryview], bool]
+"""Whether the bytes are those expected."""
 
 
 class Scratch:
-    """A buffer to read into again and again: fresh memory for every sample costs as much time as reading it."""
+    """A reusable buffer to read into: allocating memory for every sample takes as long as reading it."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         self._buffer = bytearray()
 
-    def room(self, size: int) -> memoryview:
-        """`size` writable bytes; they may be those that the last call returned."""
+    def view(self, size: int) -> memoryview:
+        """`size` writable bytes, the same memory as in the last call unless that was too small."""
         if len(self._buffer) < size:
             self._buffer = bytearray(size)
         return memoryview(self._buffer)[:size]
 
 
 class ByteRanges(ABC):
-    """Read-only view of a folder; safe to use from several threads. Names are relative, with forward slashes."""
+    """Read-only view of a folder, thread-safe. Names are relative, with forward slashes."""
 
     root: str
+    """path or URI of the folder"""
 
     @staticmethod
     def open(folder: str | Path, cache_dir: str | Path | None = None, cache_gb: float = 20.0) -> ByteRanges:
-        """A view of a local path or a URI.
+        """Open a local path or a URI.
 
-        Args: cache_dir, where remote ranges are kept: one folder per process (two that evict in one folder would each
-        see half of it), found again after a restart; a temporary one when None.
+        Args:
+            folder: what to open.
+            cache_dir: where remote ranges are kept, and found again after a restart; one folder per process, because
+                each evicts by its own count. None: a temporary folder.
+            cache_gb: size limit of the cache.
         """
         text = str(folder)
         if text.startswith("file://"):
@@ -56,9 +65,17 @@ class ByteRanges(ABC):
 
     @abstractmethod
     def read(self, name: str, offset: int, size: int, into: Scratch, accept: Accept = lambda data: True) -> memoryview:
-        """The bytes, good until the next read into the same scratch; fewer when the file ends early.
+        """Read a range.
 
-        `accept` tells a good copy: a cached one that fails is fetched again.
+        Args:
+            name: the file.
+            offset: of the first byte.
+            size: number of bytes.
+            into: memory to read into.
+            accept: whether bytes are intact; a cached copy that is not is fetched again.
+
+        Returns:
+            The bytes, valid until the next read into the same scratch; fewer when the file ends early.
 
         Raises:
             FileNotFoundError: there is no such file.
@@ -66,28 +83,32 @@ class ByteRanges(ABC):
 
     @abstractmethod
     def read_all(self, name: str) -> bytes:
-        """A whole (small) file."""
+        """Read a whole (small) file.
+
+        Raises:
+            FileNotFoundError: there is no such file.
+        """
 
     @abstractmethod
     def folders(self, name: str) -> list[str]:
-        """Names of the folders in a folder, sorted; empty when it is absent."""
+        """Names of the folders in a folder, sorted; empty when it does not exist."""
 
     @abstractmethod
     def sizes(self, folders: Iterable[str]) -> dict[str, int]:
-        """Relative name -> bytes, of the files in some folders."""
+        """Relative name -> bytes of every file in some folders; none for a folder that does not exist."""
 
 
 class LocalFiles(ByteRanges):
-    """Files on a mounted disk; the page cache does the caching."""
+    """Files on a mounted disk; the operating system caches."""
 
     def __init__(self, root: str | Path):
         self.root = str(root)
         self._open: OrderedDict[str, int] = OrderedDict()
         self._lock = threading.Lock()
 
-    def read(self, name, offset, size, into, accept=lambda data: True):
-        view = into.room(size)
-        # Inside the lock only to find the descriptor: dup keeps it alive when another thread evicts it.
+    def read(self, name: str, offset: int, size: int, into: Scratch, accept: Accept = lambda data: True) -> memoryview:
+        view = into.view(size)
+        # The lock covers only finding the descriptor: dup keeps it open when another thread evicts it.
         with self._lock:
             fd = os.dup(self._descriptor(name))
         try:
@@ -112,17 +133,17 @@ class LocalFiles(ByteRanges):
             self._open.move_to_end(name)
         return fd
 
-    def read_all(self, name):
+    def read_all(self, name: str) -> bytes:
         path = Path(self.root, name)
         if not path.is_file():
             raise FileNotFoundError(f"{self.root}: {name} is missing")
         return path.read_bytes()
 
-    def folders(self, name):
+    def folders(self, name: str) -> list[str]:
         path = Path(self.root, name)
         return sorted(p.name for p in path.iterdir() if p.is_dir()) if path.is_dir() else []
 
-    def sizes(self, folders):
+    def sizes(self, folders: Iterable[str]) -> dict[str, int]:
         return {
             f"{folder}/{entry.name}": entry.stat().st_size
             for folder in folders
@@ -131,13 +152,13 @@ class LocalFiles(ByteRanges):
             if entry.is_file()
         }
 
-    def __del__(self):
+    def __del__(self) -> None:
         for fd in self._open.values():
             os.close(fd)
 
 
-def filesystem(uri: str):
-    """(pyarrow filesystem, path in it) of a remote URI; what pyarrow does not know itself goes through fsspec."""
+def filesystem(uri: str) -> tuple[fs.FileSystem, str]:
+    """(pyarrow file system, path in it) of a remote URI; schemes that pyarrow does not know go through fsspec."""
     from pyarrow import fs
 
     if uri.partition("://")[0] in ("s3", "gs", "gcs", "abfs", "hdfs"):
@@ -149,13 +170,19 @@ def filesystem(uri: str):
 
 
 class RemoteFiles(ByteRanges):
-    """Files of an object store; ranges are kept in `cache_dir`, the least recently used go beyond `max_bytes`."""
+    """Files of an object store, with a cache of ranges on disk.
+
+    Args:
+        url: the folder.
+        cache_dir: where ranges are kept; None: a temporary folder.
+        max_bytes: size limit of the cache; the least recently used ranges are evicted.
+    """
 
     def __init__(self, url: str, cache_dir: str | Path | None, max_bytes: int):
         self.root = url.rstrip("/")
         self._fs, self._base = filesystem(self.root)
         self._max_bytes = max_bytes
-        # Opening costs a request for the size; an open file serves ranges to all threads at once.
+        # Opening a file costs a request for its size; an open one serves ranges to all threads at once.
         self._open = functools.lru_cache(MAX_OPEN_FILES)(self._fs.open_input_file)
         if cache_dir is None:
             self._own = tempfile.TemporaryDirectory(prefix="lingen-ranges-")
@@ -167,8 +194,8 @@ class RemoteFiles(ByteRanges):
         self._used = sum(self._sizes.values())
         self._lock = threading.Lock()
 
-    def read(self, name, offset, size, into, accept=lambda data: True):
-        view = into.room(size)
+    def read(self, name: str, offset: int, size: int, into: Scratch, accept: Accept = lambda data: True) -> memoryview:
+        view = into.view(size)
         entry = hashlib.sha256(f"{name}:{offset}:{size}".encode()).hexdigest()[:32]
         with self._lock:
             cached = entry in self._sizes
@@ -178,7 +205,7 @@ class RemoteFiles(ByteRanges):
             try:
                 with open(self._cache / entry, "rb", buffering=0) as f:
                     complete = f.readinto(view) == size
-            except FileNotFoundError:  # evicted since, or cleaned by someone
+            except FileNotFoundError:  # evicted meanwhile, or deleted by someone
                 complete = False
             if complete and accept(view):
                 return view
@@ -213,20 +240,20 @@ class RemoteFiles(ByteRanges):
                 self._used -= freed
                 (self._cache / oldest).unlink(missing_ok=True)
 
-    def read_all(self, name):
+    def read_all(self, name: str) -> bytes:
         try:
             with self._fs.open_input_file(f"{self._base}/{name}") as file:
                 return file.read()
         except FileNotFoundError:
             raise FileNotFoundError(f"{self.root}: {name} is missing") from None
 
-    def folders(self, name):
+    def folders(self, name: str) -> list[str]:
         return sorted(info.base_name for info in self._list(name) if not info.is_file)
 
-    def sizes(self, folders):
+    def sizes(self, folders: Iterable[str]) -> dict[str, int]:
         return {f"{name}/{info.base_name}": info.size for name in folders for info in self._list(name) if info.is_file}
 
-    def _list(self, name: str):
+    def _list(self, name: str) -> list[fs.FileInfo]:
         from pyarrow import fs
 
         return self._fs.get_file_info(fs.FileSelector(f"{self._base}/{name}", allow_not_found=True))

@@ -1,8 +1,8 @@
-"""manifest.json: the one sign that an output folder is finished, and of what it was made.
+"""manifest.json: the only sign that an output folder is finished, and the record of what it was made from.
 
-A job opens its output with `OutputFolder.open`, works, and publishes last. A folder therefore is either *finished*
+A job opens its output with `OutputFolder.open`, works, and publishes last. So a folder is either *finished*
 (manifest.json), *started* (config.json alone: the same command resumes it) or *free*. The same key (configuration and
-digests of the inputs) resumes or skips; another key is refused, so two settings never mix in one folder.
+digests of the inputs) resumes or skips; another key is refused, so that two settings never mix in one folder.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ CONFIG = "config.json"
 
 
 def to_plain(value: Any) -> Any:
-    """Dataclasses, paths, tuples and sets as JSON values; sets sorted, so that equal values hash equally."""
+    """Convert dataclasses, paths, tuples and sets to JSON values; sets are sorted, so that equal sets hash equally."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return {f.name: to_plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
     if isinstance(value, dict):
@@ -37,7 +37,7 @@ def to_plain(value: Any) -> Any:
 
 
 def digest(value: Any) -> str:
-    """16 hex digits of the SHA-256 of a JSON-able value (dict order does not matter)."""
+    """16 hex digits of the SHA-256 of a value that `to_plain` converts; the order of keys does not matter."""
     text = json.dumps(to_plain(value), sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
@@ -52,7 +52,7 @@ def file_digest(path: str | Path) -> str:
 
 
 def write_atomic(path: str | Path, data: bytes | str) -> None:
-    """Write a file so that a reader, or a kill at any moment, sees the old content or the new one, never half."""
+    """Write a file so that readers, and a kill at any moment, leave the old content or the new, never a part."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     fd, tmp = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
@@ -69,15 +69,17 @@ def write_atomic(path: str | Path, data: bytes | str) -> None:
 
 
 def write_json(path: str | Path, value: Any) -> None:
+    """Write a value that `to_plain` converts as JSON, atomically."""
     write_atomic(path, json.dumps(to_plain(value), indent=2, sort_keys=True) + "\n")
 
 
 def read_json(path: str | Path) -> Any:
+    """The content of a JSON file."""
     return json.loads(Path(path).read_text())
 
 
 def whole_lines(path: str | Path) -> list[bytes]:
-    """The lines of a file that is appended to, line ends included; a last one that a kill cut off is taken out."""
+    """The lines of a file that is appended to, with line ends; a last line that a kill cut off is removed from it."""
     path = Path(path)
     if not path.is_file():
         return []
@@ -88,14 +90,23 @@ def whole_lines(path: str | Path) -> list[bytes]:
     return whole.splitlines(keepends=True)
 
 
-def read_manifest(folder: str | Path) -> dict | None:
-    """The manifest of a finished output folder, or None when the folder is not finished."""
+def read_manifest(folder: str | Path) -> dict[str, Any] | None:
+    """The manifest of an output folder, or None when it is not finished."""
     path = Path(folder) / MANIFEST
     return read_json(path) if path.is_file() else None
 
 
-def require_manifest(folder: str | Path, job: str, field: str) -> dict:
-    """The manifest of a finished folder written by `job`; ValueError naming the `field` the user set otherwise."""
+def require_manifest(folder: str | Path, job: str, field: str) -> dict[str, Any]:
+    """The manifest of a finished output folder of a certain job.
+
+    Args:
+        folder: the output folder.
+        job: name of the job, without .py.
+        field: what the user set, for error messages.
+
+    Raises:
+        ValueError: the folder is not finished, or another job wrote it.
+    """
     manifest = read_manifest(folder)
     if manifest is None:
         raise ValueError(f"{field}: {folder} has no {MANIFEST}; run jobs/{job}.py to its end first, or fix the path")
@@ -106,25 +117,32 @@ def require_manifest(folder: str | Path, job: str, field: str) -> dict:
 
 @dataclasses.dataclass(frozen=True)
 class OutputFolder:
-    """One job's output folder, claimed for one key.
-
-    Fields: path; job (name without .py); config (JSON values: all that decides the content); inputs (name -> digest).
-    """
+    """A job's output folder, claimed for one key."""
 
     path: Path
     job: str
-    config: dict
-    inputs: dict
+    """name without .py"""
+    config: dict[str, Any]
+    """JSON values: all that decides the content"""
+    inputs: dict[str, Any]
+    """name -> digest"""
 
     @classmethod
-    def open(cls, path, job: str, config: Any, inputs: dict, overwrite: bool = False) -> OutputFolder:
-        """Claim `path` for this job and key; `overwrite` replaces what other settings left there.
+    def open(
+        cls, path: str | Path, job: str, config: Any, inputs: dict[str, Any], overwrite: bool = False
+    ) -> OutputFolder:
+        """Claim a folder for a job and its key.
 
-        `config` leaves out what does not change the content (worker counts).
+        Args:
+            path: the folder; need not exist.
+            job: name of the job, without .py.
+            config: all that decides the content, not what does not (worker counts).
+            inputs: name -> digest.
+            overwrite: delete what a run with another key left there.
 
         Raises:
-            ValueError: the folder belongs to another job or other settings (the first difference is named) and
-                `overwrite` is off, or it holds files that no job of ours wrote.
+            ValueError: the folder belongs to another key (the first difference is named) and `overwrite` is off, or it
+                holds files that none of our jobs wrote.
         """
         folder = cls(Path(path), job, to_plain(config), dict(inputs))
         if folder.path.exists() and not folder.path.is_dir():
@@ -148,15 +166,25 @@ class OutputFolder:
 
     @property
     def key(self) -> str:
+        """Digest of job, configuration and inputs."""
         return digest({"job": self.job, "config": self.config, "inputs": self.inputs})
 
     @property
     def finished(self) -> bool:
+        """Whether the job has published."""
         return read_manifest(self.path) is not None
 
-    def publish(self, outputs: dict[str, Any], started: float | None = None) -> dict:
-        """Write manifest.json, the last file of the job. `outputs`: file name -> digest, and counts worth keeping."""
-        manifest = {
+    def publish(self, outputs: dict[str, Any], started: float | None = None) -> dict[str, Any]:
+        """Write manifest.json, the last file of the job.
+
+        Args:
+            outputs: file name -> digest, and counts worth keeping.
+            started: when the job started, seconds since the epoch; None leaves the duration out.
+
+        Returns:
+            The manifest.
+        """
+        manifest: dict[str, Any] = {
             "job": self.job,
             "key": self.key,
             "config": self.config,
@@ -169,7 +197,7 @@ class OutputFolder:
         write_json(self.path / MANIFEST, manifest)
         return manifest
 
-    def _difference(self, before: dict) -> str:
+    def _difference(self, before: dict[str, Any]) -> str:
         if before.get("job") != self.job:
             return f"made by jobs/{before.get('job')}.py"
         for part in ("config", "inputs"):

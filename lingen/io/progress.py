@@ -1,19 +1,24 @@
-"""Progress of long work: a live line on a terminal, one line every 30 s elsewhere, with rate and time to go."""
+"""Progress of long work: a live line on a terminal, one line every 30 s elsewhere, with rate and time left."""
 
 from __future__ import annotations
 
 import sys
 import time
+from typing import TextIO
 
 
 class Progress:
-    """Counts units of work and says how far it is.
+    """Counter of units of work that prints how far it is.
 
-    Args: name; total (None when unknown); unit, as printed; done, units that an earlier run already did (they count
-    towards the total, not towards the rate).
+    Args:
+        name: of the work, as printed.
+        total: units in all; None: unknown.
+        unit: as printed.
+        done: units that an earlier run did; they count towards the total, not the rate.
+        stream: where to print; None: stderr.
     """
 
-    def __init__(self, name: str, total: int | None, unit: str = "clips", done: int = 0, stream=None):
+    def __init__(self, name: str, total: int | None, unit: str = "clips", done: int = 0, stream: TextIO | None = None):
         self.name, self.total, self.unit = name, total, unit
         self.done = self._resumed = done
         self._stream = stream or sys.stderr
@@ -22,21 +27,23 @@ class Progress:
         self._start = self._last = time.monotonic()
 
     def update(self, n: int = 1, note: str = "") -> None:
+        """Count `n` units, and print a line when one is due."""
         self.done += n
         now = time.monotonic()
         if now - self._last >= self._period:
             self._last = now
-            self._say(self.line(note), end="\r" if self._live else "\n")
+            self._print(self.line(note), end="\r" if self._live else "\n")
 
     def resumed(self) -> None:
-        """All that is counted so far was done by an earlier run."""
+        """Attribute all units counted so far to an earlier run."""
         self._resumed = self.done
 
     def close(self, note: str = "") -> None:
         """Print the closing line."""
-        self._say(self.line(note), end="\n")
+        self._print(self.line(note), end="\n")
 
     def line(self, note: str = "") -> str:
+        """The line that would be printed now."""
         elapsed = time.monotonic() - self._start
         rate = (self.done - self._resumed) / elapsed if elapsed > 0 else 0.0
         parts = [f"{self.name}: {self.done}" + (f"/{self.total}" if self.total is not None else "") + f" {self.unit}"]
@@ -46,7 +53,7 @@ class Progress:
             parts.append(f"{clock((self.total - self.done) / rate)} to go")
         return ", ".join(parts + ([note] if note else []))
 
-    def _say(self, text: str, end: str) -> None:
+    def _print(self, text: str, end: str) -> None:
         self._stream.write(text + ("\033[K" if self._live else "") + end)
         self._stream.flush()
 

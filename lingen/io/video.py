@@ -1,21 +1,34 @@
-"""Frames out to where people look at them: mp4 files that every browser plays, and still grids."""
+"""Frames written for people to look at: mp4 files that every browser plays, and still grids."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Sequence
 from fractions import Fraction
+from itertools import chain
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 def write_mp4(
     path: str | Path, frames_THW3: np.ndarray | Iterable[np.ndarray], fps: float = 16.0, crf: int = 18
 ) -> Path:
-    """Write uint8 RGB frames as H.264 mp4 (yuv420p, index at the front, so that browsers play it while loading).
+    """Write RGB frames as H.264 mp4 (yuv420p, index at the front, so that browsers play it while loading).
 
-    Frames may come as pieces of a video, one after the other: no more than one piece is held. Odd heights or widths
-    lose one row or column: yuv420p stores colour for pairs of pixels. Needs PyAV.
+    Odd heights or widths lose one row or column: yuv420p stores colour for pairs of pixels. Needs PyAV.
+
+    Args:
+        path: the file; its folder is created.
+        frames_THW3: uint8; a video, or an iterable of its pieces, of which one at a time is held.
+        fps: frames per second.
+        crf: x264's constant rate factor, lower is better.
+
+    Returns:
+        The path.
 
     Raises:
         ValueError: frames are not uint8 with shape (T >= 1, H >= 2, W >= 2, 3), or pieces differ in H or W.
@@ -28,6 +41,7 @@ def write_mp4(
     height, width = size[0] // 2 * 2, size[1] // 2 * 2
     if not height or not width:
         raise ValueError(f"frames: need at least 2x2 pixels, got {size[0]}x{size[1]}")
+    pieces = chain([frames], map(_checked, pieces))
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.part")  # a kill leaves no half video under the final name
@@ -35,14 +49,12 @@ def write_mp4(
         rate = Fraction(fps).limit_denominator(1001)
         stream = container.add_stream("libx264", rate=rate, options={"crf": str(crf), "preset": "fast"})
         stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
-        while frames is not None:
+        for frames in pieces:
             if frames.shape[1:3] != size:
                 raise ValueError(f"frames: a piece of {frames.shape[1:3]} follows one of {size}")
             for frame in frames:
                 picture = np.ascontiguousarray(frame[:height, :width])
                 container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
-            piece = next(pieces, None)
-            frames = None if piece is None else _checked(piece)
         container.mux(stream.encode())
     partial.replace(path)
     return path
@@ -54,27 +66,27 @@ def _checked(frames: np.ndarray) -> np.ndarray:
     return frames
 
 
-def decoded_frames(tae, latent_CTHW, frames: int, tiling=None) -> Iterator[np.ndarray]:
-    """A normalised latent as pieces of its video, uint8 (t, H, W, 3), `frames` in all; memory is flat in the length."""
-    for piece in tae.decode_stream(latent_CTHW[None].float(), frames, tiling):
-        yield to_uint8(piece[0])
-
-
-def to_uint8(video_CTHW) -> np.ndarray:
-    """A torch video (3, T, H, W) in [-1, 1] as uint8 (T, H, W, 3)."""
-    return ((video_CTHW.clamp(-1, 1) + 1) * 127.5).round().byte().permute(1, 2, 3, 0).cpu().numpy()
+def to_uint8(video_3THW: Tensor) -> np.ndarray:
+    """A video in [-1, 1], clamped to it, as uint8 (T, H, W, 3)."""
+    return ((video_3THW.clamp(-1, 1) + 1) * 127.5).round().byte().permute(1, 2, 3, 0).cpu().numpy()
 
 
 def enlarge(frames_THW3: np.ndarray, short_side: int = 192) -> np.ndarray:
-    """Small frames by whole pixels, so that a person sees them; frames that are large enough as they are."""
+    """Repeat the pixels of small frames until they are easy to see; return frames that are large enough unchanged."""
     factor = short_side // min(frames_THW3.shape[1:3])
     return frames_THW3.repeat(factor, axis=1).repeat(factor, axis=2) if factor > 1 else frames_THW3
 
 
-def frame_grid(videos: list[np.ndarray], columns: int = 8, gap: int = 2) -> np.ndarray:
-    """A still picture of several videos: one row per video, `columns` frames evenly spaced in time.
+def frame_grid(videos: Sequence[np.ndarray], columns: int = 8, gap: int = 2) -> np.ndarray:
+    """A still picture of several videos: one row per video, with frames evenly spaced in time.
 
-    Args: videos, each uint8 (T, H, W, 3), any sizes. Returns uint8 (rows * H + gaps, W, 3), white where there is none.
+    Args:
+        videos: each uint8 (T, H, W, 3), of any size.
+        columns: frames per video, fewer if it is shorter.
+        gap: pixels between frames.
+
+    Returns:
+        uint8 (rows * H + gaps, W, 3), white between and beside the frames.
     """
     rows = []
     for frames in videos:

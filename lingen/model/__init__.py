@@ -1,1 +1,1 @@
-"""LinGen's denoiser, part by part."""
+"""The LinGen denoiser, one module per part."""

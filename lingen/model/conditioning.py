@@ -1,6 +1,6 @@
-"""What steers the denoiser: the timestep through adaLN, and any number of text encoders as one token sequence.
+"""Conditioning of the denoiser: the timestep through adaLN, and any number of text encoders as one token sequence.
 
-Letters: B batch, L text tokens, D width.
+Letters: B batch, L text tokens, E embedding width of one text encoder, D width.
 """
 
 from __future__ import annotations
@@ -12,9 +12,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+Text = Sequence[tuple[Tensor, Tensor]]
+"""One (embedding_BLE, mask_BL bool) per encoder; a row that is masked everywhere means "no text"."""
+
 
 class TimestepEmbedding(nn.Module):
-    """Sinusoid -> MLP. t in [0, 1] (B,) -> (B, D)."""
+    """Sinusoid -> MLP."""
 
     FREQUENCIES = 256
 
@@ -23,18 +26,19 @@ class TimestepEmbedding(nn.Module):
         self.mlp = nn.Sequential(nn.Linear(self.FREQUENCIES, width), nn.SiLU(), nn.Linear(width, width))
 
     def forward(self, t_B: Tensor) -> Tensor:
-        # Float32 sinusoids whatever the dtype of t: bfloat16 cannot tell 0.500 from 0.501.
+        """Times in [0, 1] (B,) -> (B, D)."""
+        # Float32 sinusoids whatever the dtype of t: bfloat16 cannot distinguish 0.500 from 0.501.
         half = self.FREQUENCIES // 2
         frequency = torch.exp(-math.log(1e4) * torch.arange(half, device=t_B.device, dtype=torch.float32) / half)
         angle = 1000.0 * t_B.float()[:, None] * frequency
         sinusoid = torch.cat([angle.cos(), angle.sin()], dim=-1)
-        return self.mlp(sinusoid.to(self.mlp[0].weight.dtype))
+        return self.mlp(sinusoid.to(self.mlp[0].get_parameter("weight").dtype))
 
 
 class AdaLN(nn.Module):
-    """Timestep embedding (B, D) -> six modulation vectors (B, 6, D): shift, scale, gate for the mixer, then the FFN.
+    """Six modulation vectors from the timestep: shift, scale and gate for the mixer, then for the FFN.
 
-    One is shared by all layers, each adding a table of its own (adaLN-single, PixArt-alpha), or every layer has one
+    Either all layers share one and each adds its own table (adaLN-single, PixArt-alpha), or every layer has its own
     (DiT). The gates start at zero.
     """
 
@@ -47,26 +51,34 @@ class AdaLN(nn.Module):
                 self.linear.bias[gate * width : (gate + 1) * width] = 0.0
 
     def forward(self, embedding_BD: Tensor) -> Tensor:
+        """Timestep embedding (B, D) -> (B, 6, D)."""
         return self.linear(F.silu(embedding_BD)).unflatten(-1, (6, -1))
 
 
 class TextProjection(nn.Module):
-    """One Linear + LayerNorm per encoder, concatenated as one cross-attention sequence (MG sec. 3.1.3).
+    """One Linear + LayerNorm per encoder, concatenated into one cross-attention sequence (MG sec. 3.1.3).
 
-    A learned null token comes first. It is visible only in rows without any text: the unconditional half of
-    classifier-free guidance. So no row is ever fully masked.
+    A learned null token comes first. It is visible only in rows without any text, the unconditional half of
+    classifier-free guidance, so no row is ever fully masked.
     """
 
     def __init__(self, text_dims: tuple[int, ...], width: int):
         super().__init__()
+        self.text_dims = text_dims
         self.encoders = nn.ModuleList(nn.Sequential(nn.Linear(dim, width), nn.LayerNorm(width)) for dim in text_dims)
-        self.null = nn.Parameter(torch.randn(width))  # the scale of the LayerNorm outputs beside it
+        self.null = nn.Parameter(torch.randn(width))  # on the scale of the LayerNorm outputs beside it
 
-    def forward(self, text: Sequence[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
-        """Per encoder an (embedding (B, L_i, dim_i), mask (B, L_i) bool) -> tokens (B, 1 + sum L_i, D) and their mask.
+    def forward(self, text: Text) -> tuple[Tensor, Tensor]:
+        """Project the outputs of all encoders and concatenate them behind the null token.
+
+        Args:
+            text: per encoder i, in the order of text_dims, an embedding (B, L_i, E_i) and its mask (B, L_i) bool.
+
+        Returns:
+            Tokens (B, 1 + sum of L_i, D) and their mask (B, 1 + sum of L_i).
 
         Raises:
-            ValueError: another number of encoders or other dims than text_dims.
+            ValueError: the number of encoders or an embedding width differs from text_dims.
         """
         if len(text) != len(self.encoders):
             raise ValueError(
@@ -74,18 +86,17 @@ class TextProjection(nn.Module):
                 "pass one (embedding, mask) per encoder"
             )
         tokens, masks = [], []
-        for project, (embedding_BLD, mask_BL) in zip(self.encoders, text):
-            dim = project[0].in_features
-            if embedding_BLD.shape[-1] != dim:
+        for project, dim, (embedding_BLE, mask_BL) in zip(self.encoders, self.text_dims, text):
+            if embedding_BLE.shape[-1] != dim:
                 raise ValueError(
-                    f"text: an embedding of width {embedding_BLD.shape[-1]} where text_dims says {dim}; "
-                    "use the encoder the model was made for, or change text_dims"
+                    f"text: an embedding has width {embedding_BLE.shape[-1]} where text_dims has {dim}; "
+                    "use the encoders that the model was built for, or change text_dims"
                 )
-            tokens.append(project(embedding_BLD.to(project[0].weight.dtype)))
+            tokens.append(project(embedding_BLE.to(project.get_parameter("0.weight").dtype)))
             masks.append(mask_BL)
         mask_BL = torch.cat(masks, dim=1)
         null_B1D = self.null.to(tokens[0].dtype).expand(mask_BL.shape[0], 1, -1)
         no_text_B1 = ~mask_BL.any(dim=1, keepdim=True)
-        # Padding holds whatever the loader left there; a NaN times a zero attention weight would still be a NaN.
+        # Padding may contain anything; a NaN times an attention weight of zero would still be a NaN.
         tokens_BLD = torch.cat(tokens, dim=1).masked_fill(~mask_BL[..., None], 0.0)
         return torch.cat([null_B1D, tokens_BLD], dim=1), torch.cat([no_text_B1, mask_BL], dim=1)

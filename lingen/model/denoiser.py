@@ -1,19 +1,20 @@
-"""The LinGen denoiser: noisy latents, a time and text in, a velocity out (SUP E.1; project page; notes/paper.md).
+"""The LinGen denoiser: from noisy latents, a time and text to a velocity (SUP E.1; project page; notes/paper.md).
 
-Letters: B batch, C latent channels, T/H/W latent axes (token axes behind the patch embedding), L text tokens, D width.
+Letters: B batch, T/H/W time, height and width (latent cells up to the patch embedding, tokens after it), C latent
+channels, F values of one patch, L text tokens, D width.
 """
 
 from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
 from lingen.model.attention import CrossAttention, SelfAttention, check_attention_backend
-from lingen.model.conditioning import AdaLN, TextProjection, TimestepEmbedding
+from lingen.model.conditioning import AdaLN, Text, TextProjection, TimestepEmbedding
 from lingen.model.ffn import SwiGLU, hidden_width
 from lingen.model.mamba1 import BidirectionalMamba1
 from lingen.model.mamba2 import BidirectionalMamba2
@@ -25,20 +26,17 @@ from lingen.model.scans import SCANS, ScanOrder, scan_orders
 from lingen.model.tesa import TESA
 from lingen.ssd import check_backend
 
-Text = Sequence[tuple[Tensor, Tensor]]
-"""One (embedding_BLD, mask_BL bool) per encoder; a row that is masked everywhere means "no text"."""
-
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class DenoiserConfig:
-    """The architecture. Every row of the paper's ablation table is one field."""
+    """The architecture. Each row of the paper's ablation table is one field."""
 
     latent_channels: int = 16
     """Channels of the TAE's latents."""
     patch: tuple[int, int, int] = (1, 2, 2)
     """Latent cells (T, H, W) in one token: the paper's 2x2x1 patchify."""
     text_dims: tuple[int, ...] = (1024,)
-    """Embedding width of each text encoder, in the order in which their outputs are given."""
+    """Embedding width of each text encoder, in the order of their outputs."""
     width: int = 2560
     """Token width D."""
     depth: int = 32
@@ -46,7 +44,7 @@ class DenoiserConfig:
     heads: int = 20
     """Attention heads, in TESA, in cross-attention and in full self-attention."""
     mixer: Literal["mate", "attention"] = "mate"
-    """mate: LinGen. attention: full self-attention in its place, the DiT baseline."""
+    """mate: LinGen. attention: full self-attention instead, the DiT baseline."""
     ma_branch: Literal["mamba2", "mamba1", "none"] = "mamba2"
     """The global branch of MATE; mamba1 and none are ablations."""
     tesa: bool = True
@@ -56,13 +54,13 @@ class DenoiserConfig:
     scan: Literal["rms", "raster", "zigzag", "hilbert"] = "rms"
     """Token order of the MA-branch; raster is "no RMS"."""
     review_tokens: bool = True
-    """Average-pooled tokens at the beginning of both Mamba passes; off is an ablation."""
+    """Average-pooled tokens at the beginning of the Mamba passes; off is an ablation."""
     review_pool: tuple[int, int, int] = (8, 4, 4)
     """Pooling (T, H, W) of the review tokens."""
     review_both_passes: bool = True
-    """Give the reversed pass a copy of the review at its own beginning; else it meets the review last, to no effect."""
+    """Begin the reversed pass with its own copy of the review; otherwise it reads the review last, to no effect."""
     ssm_expand: float = 1
-    """Mamba's inner width over D (the E of SUP Eq. 1). Unpublished: 1 gives 4.0B parameters, 2 gives 4.6B."""
+    """Mamba's inner width over D (the E of SUP Eq. 1). Unpublished: 1 gives 4.07B parameters, 2 gives 4.70B."""
     mamba2_state: int = 128
     """State size d_s of Mamba-2 (SUP E.2)."""
     mamba1_state: int = 16
@@ -74,15 +72,15 @@ class DenoiserConfig:
     ffn_ratio: float = 8 / 3
     """Hidden width of the SwiGLU over D."""
     adaln: Literal["single", "layer"] = "single"
-    """Timestep modulation: one shared MLP and a table per layer, or an MLP per layer (a third more parameters)."""
+    """Timestep modulation: one shared MLP plus a table per layer, or one MLP per layer (a third more parameters)."""
     position_sizes: tuple[int, int, int] = (34, 24, 24)
     """Rows of the position tables (T, H, W) in tokens; larger inputs stretch them."""
     ssd_backend: str = "auto"
     """What computes the Mamba-2 scan; see lingen.ssd.BACKENDS."""
     ssd_chunk: int | None = None
-    """Tokens per chunk of the scan (None: the backend's own): changes speed and memory, not the result."""
+    """Tokens per chunk of the scan (None: the backend's default): changes speed and memory, not the result."""
     attention_backend: str = "sdpa"
-    """sdpa (PyTorch picks the kernel) or flash_attn (the package; for what it cannot do, sdpa)."""
+    """sdpa (PyTorch picks the kernel) or flash_attn (the package; falls back to sdpa)."""
 
     def __post_init__(self):
         for name in ("width", "depth", "heads", "latent_channels", "mamba2_state", "mamba1_state", "ssm_head_dim"):
@@ -116,13 +114,14 @@ class DenoiserConfig:
 
     @property
     def ffn_hidden(self) -> int:
+        """Hidden width of the SwiGLU."""
         return hidden_width(self.width, self.ffn_ratio)
 
     def token_grid(self, latent_shape: Sequence[int]) -> tuple[int, int, int]:
         """Token axes (T, H, W) for latent axes (T, H, W).
 
         Raises:
-            ValueError: a size that the patch does not divide.
+            ValueError: the patch does not divide a size.
         """
         for axis, size, patch in zip("THW", latent_shape, self.patch):
             if size < 1 or size % patch:
@@ -130,21 +129,27 @@ class DenoiserConfig:
                     f"latents: {axis} = {size} is not a positive multiple of the patch size {patch}; "
                     "choose another resolution or crop"
                 )
-        return tuple(size // patch for size, patch in zip(latent_shape, self.patch))
+        (T, H, W), (p, q, r) = latent_shape, self.patch
+        return T // p, H // q, W // r
 
-    def to_dict(self) -> dict:
-        """JSON values; `from_dict` is the inverse."""
+    def to_dict(self) -> dict[str, Any]:
+        """Convert to JSON values; `from_dict` is the inverse."""
         return {k: list(v) if isinstance(v, tuple) else v for k, v in dataclasses.asdict(self).items()}
 
     @classmethod
-    def from_dict(cls, values: dict) -> DenoiserConfig:
-        """Raises ValueError for fields that this version does not know."""
+    def from_dict(cls, values: dict[str, Any]) -> DenoiserConfig:
+        """Read the output of `to_dict`.
+
+        Raises:
+            ValueError: this version does not know a field.
+        """
         if unknown := sorted(values.keys() - {f.name for f in dataclasses.fields(cls)}):
             raise ValueError(f"model config: unknown field {unknown[0]}; was it written by a newer version?")
-        return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
+        fields: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
+        return cls(**fields)
 
 
-def _positive(name: str, value) -> None:
+def _positive(name: str, value: int) -> None:
     if value < 1:
         raise ValueError(f"{name}: {value} is too small; it must be at least 1")
 
@@ -163,7 +168,7 @@ class Layer(nn.Module):
         self.cross_attention = CrossAttention(D, config.heads, config.attention_backend)
         self.ffn_norm = RMSNorm(D, affine=False)
         self.ffn = SwiGLU(D, config.ffn_hidden)
-        # This layer's own part of the modulation: shift, scale, gate for the mixer, then for the FFN.
+        # This layer's own part of the modulation: shift, scale and gate for the mixer, then for the FFN.
         self.modulation = nn.Parameter(torch.randn(6, D) / D**0.5)
         with torch.no_grad():
             self.modulation[[2, 5]] = 0.0
@@ -178,10 +183,18 @@ class Layer(nn.Module):
         mask_BL: Tensor,
         order: ScanOrder | None = None,
     ) -> Tensor:
-        """(B, T, H, W, D) -> the same shape.
+        """Apply the layer.
 
-        Args: time, the shared modulation (B, 6, D), or with adaln "layer" the embedding (B, D) to make it from; order,
-        the scan's index where it is no plain permute.
+        Args:
+            x_BTHWD: residual stream (B, T, H, W, D).
+            time: the shared modulation (B, 6, D), or with adaln "layer" the timestep embedding (B, D).
+            positions_THWD: position embeddings (T, H, W, D).
+            text_BLD: text tokens (B, L, D).
+            mask_BL: bool, False on text tokens to ignore (B, L).
+            order: index of the scan, if it is not a plain permute.
+
+        Returns:
+            (B, T, H, W, D).
         """
         x = x_BTHWD
         modulation_B6D = time if self.adaln is None else self.adaln(time)
@@ -194,13 +207,13 @@ class Layer(nn.Module):
 
 
 def build_mixer(config: DenoiserConfig, index: int) -> nn.Module:
-    """The token mixer of layer `index`: scan and window shift rotate with the index."""
+    """Build the token mixer of layer `index`; its scan and window shift depend on the index."""
     D, backend = config.width, config.attention_backend
     if config.mixer == "attention":
         return SelfAttention(D, config.heads, backend)
-    ma = tesa = None
+    mamba: nn.Module | None = None
     if config.ma_branch == "mamba2":
-        ma = BidirectionalMamba2(
+        mamba = BidirectionalMamba2(
             D,
             expand=config.ssm_expand,
             state=config.mamba2_state,
@@ -210,20 +223,19 @@ def build_mixer(config: DenoiserConfig, index: int) -> nn.Module:
             backend=config.ssd_backend,
         )
     elif config.ma_branch == "mamba1":
-        ma = BidirectionalMamba1(D, expand=config.ssm_expand, state=config.mamba1_state, kernel=config.ssm_conv)
-    if ma is not None:
-        pool = config.review_pool if config.review_tokens else None
-        ma = MABranch(ma, config.scan, index, pool, config.review_both_passes)
-    if config.tesa:
-        tesa = TESA(D, config.heads, config.tesa_window, shifted=index % 2 == 1, backend=backend)
-    return MATE(ma, tesa)
+        mamba = BidirectionalMamba1(D, expand=config.ssm_expand, state=config.mamba1_state, kernel=config.ssm_conv)
+    pool = config.review_pool if config.review_tokens else None
+    return MATE(
+        MABranch(mamba, config.scan, index, pool, config.review_both_passes) if mamba is not None else None,
+        TESA(D, config.heads, config.tesa_window, shifted=index % 2 == 1, backend=backend) if config.tesa else None,
+    )
 
 
 class Denoiser(nn.Module):
     """velocity = Denoiser(config)(x, t, text).
 
-    `layers` are identical, share no parameters and keep no state: wrap them one by one (sharding, activation
-    checkpointing, torch.compile).
+    `layers` are identical in structure, share no parameters and keep no state, so they can be wrapped one by one
+    (sharding, activation checkpointing, torch.compile).
     """
 
     def __init__(self, config: DenoiserConfig):
@@ -243,12 +255,18 @@ class Denoiser(nn.Module):
         nn.init.zeros_(self.head.bias)
 
     def forward(self, x_BCTHW: Tensor, t_B: Tensor, text: Text) -> Tensor:
-        """Noisy latents (B, C, T, H, W), times in [0, 1] (B,) and text -> velocity (B, C, T, H, W) in x's dtype.
+        """Predict the velocity. An image is a video of one latent frame.
 
-        An image is a video of one latent frame.
+        Args:
+            x_BCTHW: noisy latents (B, C, T, H, W).
+            t_B: times in [0, 1] (B,); 0 is noise.
+            text: one (embedding, mask) per encoder.
+
+        Returns:
+            Velocity (B, C, T, H, W) in x's dtype.
 
         Raises:
-            ValueError: sizes that the patch does not divide, or other channels, encoders or widths than configured.
+            ValueError: the patch does not divide a size, or channels, encoders or widths differ from the configuration.
         """
         c = self.config
         if x_BCTHW.ndim != 5 or x_BCTHW.shape[1] != c.latent_channels:
@@ -270,16 +288,17 @@ class Denoiser(nn.Module):
         return self._unpatchify(x, grid).to(x_BCTHW.dtype)
 
     def resize_positions(self, latent_shape: tuple[int, int, int]) -> None:
-        """Grow the position tables for a stage with these latent axes (T, H, W), before its optimizer is made."""
+        """Grow the position tables for a stage with these latent axes (T, H, W), before its optimizer is created."""
         self.positions = self.positions.resized(self.config.token_grid(latent_shape))
         self.config = dataclasses.replace(self.config, position_sizes=self.positions.sizes)
 
     def _patchify(self, x_BCTHW: Tensor, grid: tuple[int, int, int]) -> Tensor:
+        """(B, C, T, H, W) in latent cells -> (B, T, H, W, F) in tokens."""
         (T, H, W), (p, q, r) = grid, self.config.patch
         x = x_BCTHW.reshape(-1, self.config.latent_channels, T, p, H, q, W, r)
         return x.permute(0, 2, 4, 6, 1, 3, 5, 7).flatten(4)
 
-    def _unpatchify(self, x_BTHWC: Tensor, grid: tuple[int, int, int]) -> Tensor:
+    def _unpatchify(self, x_BTHWF: Tensor, grid: tuple[int, int, int]) -> Tensor:
         (T, H, W), (p, q, r) = grid, self.config.patch
-        x = x_BTHWC.unflatten(-1, (self.config.latent_channels, p, q, r))
+        x = x_BTHWF.unflatten(-1, (self.config.latent_channels, p, q, r))
         return x.permute(0, 4, 1, 5, 2, 6, 3, 7).reshape(-1, self.config.latent_channels, T * p, H * q, W * r)

@@ -1,4 +1,4 @@
-"""RMSNorm, the one normalisation of the model (SUP E.1), and the adaLN modulation that follows it."""
+"""RMSNorm, the normalisation inside the layers (SUP E.1), and the adaLN modulation that follows it."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 
 class RMSNorm(nn.Module):
-    """x / rms(x) [* weight] over the last axis, in x's own dtype also under autocast.
+    """x / rms(x) [* weight] over the last axis, in x's own dtype even under autocast.
 
     `affine=False` where adaLN supplies the scale.
     """
@@ -19,8 +19,9 @@ class RMSNorm(nn.Module):
         self.weight = nn.Parameter(torch.ones(width)) if affine else None
 
     def forward(self, x: Tensor) -> Tensor:
+        """(..., width) -> the same shape and dtype."""
         weight = None if self.weight is None else self.weight.to(x.dtype)
-        # Autocast would return float32 and double the memory of everything behind the norm.
+        # Autocast would return float32 and double the memory of everything after the norm.
         with torch.autocast(x.device.type, enabled=False):
             return F.rms_norm(x, (self.width,), weight, self.eps)
 

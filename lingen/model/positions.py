@@ -1,8 +1,8 @@
 """Factorized learnable positions: one table per axis, summed (SUP E.1, after NaViT).
 
-Letters: T/H/W token axes, D width.
+They enter the first norm of every layer, so positions do not fade with depth (read off the project page's drawing).
 
-They enter the first norm of every layer, so a position never fades with depth (read off the project page's drawing).
+Letters: T/H/W token axes, D width, N rows of a table.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ from torch import Tensor, nn
 class FactorizedPositions(nn.Module):
     """Learnable tables for T, H and W.
 
-    A size up to a table's takes its first rows, so an image is the first frame of a video. A larger one reads the whole
-    table stretched linearly, ends on ends; `resized` makes that stretch permanent when a stage outgrows its tables.
+    A size within a table reads its first rows, so an image is the first frame of a video. A larger size reads the whole
+    table, stretched linearly from end to end; `resized` makes that permanent when a stage outgrows its tables.
     """
 
     def __init__(self, sizes: tuple[int, int, int], width: int):
         super().__init__()
-        # Sinusoids, a third of the width for each axis, as a start: smooth (a stretched table stays sensible before it
+        # They start as sinusoids, a third of the width for each axis: smooth (a stretched table makes sense before it
         # is trained) and unambiguous (a sum of three equal tables would confuse the axes). All of it is learnable.
         self.tables = nn.ParameterList(nn.Parameter(_sinusoids(size, width, axis)) for axis, size in enumerate(sizes))
 
@@ -33,13 +33,15 @@ class FactorizedPositions(nn.Module):
         return t_TD[:, None, None] + h_HD[:, None] + w_WD
 
     @property
-    def sizes(self) -> tuple[int, ...]:
-        return tuple(len(table) for table in self.tables)
+    def sizes(self) -> tuple[int, int, int]:
+        """Rows of the tables (T, H, W)."""
+        t_TD, h_HD, w_WD = self.tables
+        return len(t_TD), len(h_HD), len(w_WD)
 
     def resized(self, sizes: tuple[int, int, int]) -> FactorizedPositions:
-        """A copy whose tables have at least these sizes (tables never shrink)."""
-        grown = tuple(max(old, new) for old, new in zip(self.sizes, sizes))
-        copy = FactorizedPositions(grown, self.tables[0].shape[1])
+        """A copy whose tables have at least these sizes (T, H, W); tables never shrink."""
+        t, h, w = (max(old, new) for old, new in zip(self.sizes, sizes))
+        copy = FactorizedPositions((t, h, w), self.tables[0].shape[1])
         with torch.no_grad():
             for new, old in zip(copy.tables, self.tables):
                 new.copy_(resize_table(old, len(new)))
@@ -47,7 +49,7 @@ class FactorizedPositions(nn.Module):
 
 
 def resize_table(table_ND: Tensor, n: int) -> Tensor:
-    """The first n rows, or, when n is larger than the table, the table stretched to n rows."""
+    """The first n rows of a table, or the table stretched to n rows if n > N: (n, D)."""
     if n <= len(table_ND):
         return table_ND[:n]
     return F.interpolate(table_ND.t()[None], size=n, mode="linear", align_corners=True)[0].t()

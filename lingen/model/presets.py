@@ -1,7 +1,7 @@
 """Named architectures: LinGen and DiT at equal width and depth, from a toy to the paper's 4B.
 
-The DiT of each pair has full self-attention in MATE's place and a 4x SwiGLU (LinGen: 8/3), which brings the two within
-5% of each other's parameters: 4.0B and 4.2B at the top.
+The DiT of each pair has full self-attention in place of MATE and a 4x SwiGLU (LinGen: 8/3), so that the two differ by
+less than 5% in parameters: 4.07B and 4.24B for the largest.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ _TINY = DenoiserConfig(
 )
 
 _LINGEN = {
-    # For tests and the demo: every part of the large model, seconds on a laptop.
+    # For tests and the demo: every part of the large model, in seconds on a laptop.
     "tiny": _TINY,
     "lingen_100m": DenoiserConfig(width=640, depth=12, heads=10),
     "lingen_500m": DenoiserConfig(width=1152, depth=20, heads=9),
     "lingen_1b": DenoiserConfig(width=1536, depth=22, heads=12),
-    # 32 layers, d 2560, 20 heads (SUP E.1); the expansion and the feed-forward ratio are ours and give 4.0B.
+    # 32 layers, width 2560, 20 heads (SUP E.1); the expansion and the feed-forward ratio are ours and give 4.07B.
     "lingen_4b": DenoiserConfig(width=2560, depth=32, heads=20),
 }
 
@@ -36,7 +36,11 @@ PRESETS: dict[str, DenoiserConfig] = {
 
 
 def preset(name: str) -> DenoiserConfig:
-    """The named architecture; ValueError with the list of names otherwise."""
+    """The architecture of this name.
+
+    Raises:
+        ValueError: there is none; the message lists the names.
+    """
     if name not in PRESETS:
         raise ValueError(f"model: {name!r} is unknown; choose one of {', '.join(PRESETS)}")
     return PRESETS[name]

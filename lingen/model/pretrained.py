@@ -1,4 +1,4 @@
-"""A trained model as a folder anyone can load: safetensors, config.json and the TAE it speaks to.
+"""A trained model as a self-contained folder: safetensors, config.json and the TAE of its latents.
 
 model/ema.safetensors, raw.safetensors    averaged and plain weights of the denoiser
 model/config.json                         architecture, stage, text encoder, TAE digest, latent geometry
@@ -26,12 +26,20 @@ def export_model(
     ema: dict[str, Tensor],
     config: DenoiserConfig,
     about: dict[str, Any],
-    tae,
+    tae: str | Path,
 ) -> Path:
-    """Write a model folder; config.json last, so a folder that has it is whole.
+    """Write a model folder; config.json is written last, so a folder that has one is complete.
 
-    Args: raw, ema, whole state dictionaries; about, what config.json says beside the architecture (stage, text, tae
-        digest, resolution, frames, fps); tae, folder of the TAE, copied in.
+    Args:
+        folder: where the model goes.
+        raw: full state dictionary of the last weights.
+        ema: full state dictionary of the averaged weights.
+        config: the architecture.
+        about: what config.json contains besides the architecture (stage, text, TAE digest, resolution, frames, fps).
+        tae: folder of the TAE, which is copied.
+
+    Returns:
+        The folder.
     """
     from safetensors.torch import save
 
@@ -46,34 +54,51 @@ def export_model(
 
 
 def model_folder(path: str | Path, field: str = "--checkpoint") -> Path:
-    """The model folder behind a path: itself, or the `model` folder of a stage's output.
+    """The model folder that a path means: the path itself, or the `model` folder of a stage's output.
+
+    Args:
+        path: a model folder or the output folder of a stage.
+        field: the flag that an error names.
 
     Raises:
-        ValueError: neither holds an exported model; names `field`.
+        ValueError: neither contains an exported model.
     """
     for folder in (Path(path), Path(path) / "model"):
         if (folder / CONFIG).is_file() and (folder / "ema.safetensors").is_file():
             return folder
-    raise ValueError(f"{field}: {path} holds no exported model; name the output folder of a finished jobs/train.py")
+    raise ValueError(f"{field}: {path} contains no exported model; name the output folder of a finished jobs/train.py")
 
 
 def read_about(folder: Path) -> dict[str, Any]:
-    """What config.json says."""
+    """Read the config.json of a model folder."""
     return read_json(folder / CONFIG)
 
 
 def read_weights(folder: Path, weights: str = "ema") -> tuple[DenoiserConfig, dict[str, Tensor]]:
-    """(architecture, state dictionary); `weights` is ema or raw."""
+    """Read a model folder.
+
+    Args:
+        folder: the model folder.
+        weights: ema or raw.
+
+    Returns:
+        The architecture and the state dictionary.
+    """
     from safetensors.torch import load_file
 
     return DenoiserConfig.from_dict(read_about(folder)["model"]), load_file(folder / f"{weights}.safetensors")
 
 
 def load_denoiser(path: str | Path, weights: str = "ema", device: str | torch.device = "cpu") -> Denoiser:
-    """The denoiser of an exported model, ready to sample: evaluation mode, no gradients.
+    """Load the denoiser of an exported model, ready to sample: evaluation mode, no gradients.
+
+    Args:
+        path: a model folder or the output folder of a stage.
+        weights: ema or raw.
+        device: where the model goes.
 
     Raises:
-        ValueError: no model there, or weights that do not fit its configuration.
+        ValueError: there is no model, or its weights do not match its configuration.
     """
     folder = model_folder(path)
     config, state = read_weights(folder, weights)
@@ -81,5 +106,5 @@ def load_denoiser(path: str | Path, weights: str = "ema", device: str | torch.de
     try:
         model.load_state_dict(state)
     except RuntimeError as error:
-        raise ValueError(f"--checkpoint: the weights in {folder} do not fit its config.json: {error}") from error
+        raise ValueError(f"--checkpoint: the weights in {folder} do not match its config.json: {error}") from error
     return model.to(device).eval().requires_grad_(False)

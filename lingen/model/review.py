@@ -1,4 +1,7 @@
-"""Review tokens: the video, average-pooled, written into Mamba's memory before the scan (slides; pooling 8x4x4)."""
+"""Review tokens: the average-pooled video, written into Mamba's state before the scan (slides; pooling 8x4x4).
+
+Letters: B batch, T/H/W token axes, D width.
+"""
 
 from __future__ import annotations
 
@@ -7,15 +10,24 @@ from torch import Tensor
 
 
 def review_tokens(x_BTHWD: Tensor, pool: tuple[int, int, int]) -> Tensor:
-    """(B, ceil(T/8), ceil(H/4), ceil(W/4), D) for the pool (8, 4, 4); edge windows average what they hold."""
-    for axis, size in enumerate(pool, start=1):  # a box's mean is the mean of its lines' means
+    """Average-pool a grid of tokens; boxes at the edge average the tokens that they contain.
+
+    Args:
+        x_BTHWD: tokens (B, T, H, W, D).
+        pool: box size (T, H, W) in tokens.
+
+    Returns:
+        (B, *review_grid((T, H, W), pool), D).
+    """
+    for axis, size in enumerate(pool, start=1):  # the mean of a box is the mean of the means of its lines
         x_BTHWD = _mean_pool(x_BTHWD, axis, size)
     return x_BTHWD
 
 
 def review_grid(shape: tuple[int, int, int], pool: tuple[int, int, int]) -> tuple[int, int, int]:
     """(T, H, W) of the review tokens of a (T, H, W) grid."""
-    return tuple(-(-n // p) for n, p in zip(shape, pool))
+    (T, H, W), (t, h, w) = shape, pool
+    return -(-T // t), -(-H // h), -(-W // w)
 
 
 def _mean_pool(x: Tensor, axis: int, size: int) -> Tensor:

@@ -1,14 +1,15 @@
-"""Scans: in which order a (T, H, W) grid of tokens becomes a sequence, and back.
+"""Scans: the order in which a (T, H, W) grid of tokens becomes a sequence, and the way back.
 
 RMS (rotary-major scan, the paper's): the layer index mod 4 picks the major order, last axis fastest; a permute and a
-reshape, so it costs one copy and no index. Ablations: `raster` (no RMS), `zigzag` (the same four orders, every second
-line reversed) and `hilbert`, both read through an index.
+reshape, so it costs one copy and no index. Ablations: `raster` (no RMS), and two that read through an index, `zigzag`
+(the same four orders, every second line reversed) and `hilbert`.
 
-Letters: B batch, T/H/W token axes, N = T*H*W tokens, D width.
+Letters: B batch, T/H/W token axes, N = T*H*W tokens, R review tokens, D width.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -23,12 +24,22 @@ ROTATION = (SPATIAL_ROW, SPATIAL_COLUMN, TEMPORAL_ROW, TEMPORAL_COLUMN)
 
 
 def scan_axes(scan: str, layer: int) -> tuple[int, int, int]:
-    """The axis order of a layer's scan, slowest first."""
+    """The axis order of a layer's scan, slowest axis first."""
     return SPATIAL_ROW if scan == "raster" else ROTATION[layer % len(ROTATION)]
 
 
 def to_sequence(x_BTHWD: Tensor, scan: str, layer: int, index_N: Tensor | None = None) -> Tensor:
-    """(B, T, H, W, D) -> (B, N, D) in scan order; `index_N` for the scans that need one."""
+    """Flatten a grid of tokens in scan order.
+
+    Args:
+        x_BTHWD: (B, T, H, W, D).
+        scan: one of SCANS.
+        layer: index of the layer.
+        index_N: for scans that need an index; see scan_orders.
+
+    Returns:
+        (B, N, D).
+    """
     if index_N is not None:
         return x_BTHWD.flatten(1, 3).index_select(1, index_N)
     a, b, c = scan_axes(scan, layer)
@@ -38,7 +49,18 @@ def to_sequence(x_BTHWD: Tensor, scan: str, layer: int, index_N: Tensor | None =
 def from_sequence(
     x_BND: Tensor, shape: tuple[int, int, int], scan: str, layer: int, inverse_N: Tensor | None = None
 ) -> Tensor:
-    """The exact inverse of `to_sequence`: (B, N, D) -> (B, T, H, W, D) for the grid `shape`; a view for RMS."""
+    """Invert `to_sequence` exactly; the result is a view for RMS.
+
+    Args:
+        x_BND: (B, N, D) in scan order.
+        shape: the grid (T, H, W).
+        scan: one of SCANS.
+        layer: index of the layer.
+        inverse_N: for scans that need an index; see scan_orders.
+
+    Returns:
+        (B, T, H, W, D).
+    """
     if inverse_N is not None:
         return x_BND.index_select(1, inverse_N).unflatten(1, shape)
     axes = scan_axes(scan, layer)
@@ -48,22 +70,39 @@ def from_sequence(
 
 
 class ScanOrder(NamedTuple):
-    """sequence = raster[index_N], raster = sequence[inverse_N]; review_R is the index of the review tokens' grid."""
+    """A scan as an index, for the full tokens and for the review tokens."""
 
     index_N: Tensor
+    """sequence = raster[index_N]"""
     inverse_N: Tensor
+    """raster = sequence[inverse_N]"""
     review_R: Tensor
+    """review sequence = review raster[review_R]"""
 
 
-def scan_orders(scan: str, shape: tuple[int, int, int], review: tuple[int, int, int], device) -> list[ScanOrder | None]:
-    """The orders of four consecutive layers for a grid and its review grid; None for scans that are plain permutes."""
+def scan_orders(
+    scan: str, shape: tuple[int, int, int], review: tuple[int, int, int], device: str | torch.device
+) -> Sequence[ScanOrder | None]:
+    """The orders of four consecutive layers.
+
+    Args:
+        scan: one of SCANS.
+        shape: grid (T, H, W) of the tokens.
+        review: grid (T, H, W) of the review tokens.
+        device: where the indices are needed.
+
+    Returns:
+        One order per layer index mod 4; None for scans that are plain permutes.
+    """
     if scan not in ("zigzag", "hilbert"):
         return [None] * len(ROTATION)
-    return _cached_orders(scan, tuple(shape), tuple(review), torch.device(device))
+    return _cached_orders(scan, shape, review, torch.device(device))
 
 
 @lru_cache(maxsize=8)
-def _cached_orders(scan, shape, review, device) -> list[ScanOrder]:
+def _cached_orders(
+    scan: str, shape: tuple[int, int, int], review: tuple[int, int, int], device: torch.device
+) -> list[ScanOrder]:
     orders = []
     for axes in ROTATION:
         index_N, review_R = (scan_index(scan, grid, axes) for grid in (shape, review))
@@ -72,7 +111,7 @@ def _cached_orders(scan, shape, review, device) -> list[ScanOrder]:
 
 
 def scan_index(scan: str, shape: tuple[int, int, int], axes: tuple[int, int, int] = SPATIAL_ROW) -> Tensor:
-    """index_N int64 with sequence = raster[index_N], for any scan (also for the permutes, where tests want one)."""
+    """index_N int64 with sequence = raster[index_N], for any scan (for the permutes too, which tests compare with)."""
     coordinates_3THW = torch.stack(torch.meshgrid(*(torch.arange(n) for n in shape), indexing="ij"))
     rank = {"zigzag": _zigzag, "hilbert": _hilbert}.get(scan, _major)(coordinates_3THW, shape, axes)
     return rank.flatten().argsort()
@@ -88,8 +127,8 @@ def _major(coordinates_3THW: Tensor, shape: tuple[int, int, int], axes: tuple[in
 def _zigzag(coordinates_3THW: Tensor, shape: tuple[int, int, int], axes: tuple[int, int, int]) -> Tensor:
     """Rank along ZigMa's snake: plane after plane, every second line of a plane backwards.
 
-    A snake through the planes too would be nearer at k = 2 (228 instead of 342 at 32^3), but then the paper's "RMS
-    achieves the same d_k as Zigzag" (SUP Fig. 1) would not hold; with this one it does, exactly.
+    Reversing every second plane as well would bring neighbours closer at k = 2 (228 instead of 342 at 32^3), but then
+    the paper's "RMS achieves the same d_k as Zigzag" (SUP Fig. 1) would not hold; with this one it holds exactly.
     """
     slow, middle, fast = (coordinates_3THW[axis] for axis in axes)
     _, lines, length = (shape[axis] for axis in axes)
@@ -99,7 +138,7 @@ def _zigzag(coordinates_3THW: Tensor, shape: tuple[int, int, int], axes: tuple[i
 def _hilbert(coordinates_3THW: Tensor, shape: tuple[int, int, int], axes: tuple[int, int, int]) -> Tensor:
     """Rank along the Hilbert curve of the enclosing power-of-two cube (J. Skilling, AIP Conf. Proc. 707, 2004).
 
-    In a box that is no such cube the curve leaves and re-enters, so consecutive tokens are not always neighbours.
+    In any other box the curve leaves and re-enters, so consecutive tokens are not always neighbours.
     """
     bits = max(1, (max(shape) - 1).bit_length())
     x = [coordinates_3THW[axis].clone() for axis in axes]

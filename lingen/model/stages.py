@@ -1,8 +1,8 @@
-"""The stages of training, as data: the paper's five, its quality tuning, and the same in miniature for the demo.
+"""The training stages as data: the paper's five, its quality tuning, and the same in miniature for the demo.
 
-Paper, five stages: steps, batch and GPU-days are SUP Table 5; frames, height and width are read off the project page's
-video files (16 fps), the paper names the stages by 256p and 512p only. Quality tuning: clips and lengths are SUP E.3.3
-(512p, 3,000 clips of 17 s, 300 of 68 s); its steps and batch are not published, these are ours.
+The five stages: steps, batch and GPU-days are from SUP Table 5; frames, height and width are read off the project
+page's video files (16 fps), since the paper names the stages only by 256p and 512p. Quality tuning: clips and lengths
+are from SUP E.3.3 (512p, 3,000 clips of 17 s, 300 of 68 s); steps and batch are unpublished, these are ours.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import re
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Stage:
-    """One stage of the progressive recipe; pixels and frames of the videos (frames = 1: images)."""
+    """One stage of the progressive recipe, with its videos in frames and pixels (frames = 1: images)."""
 
     name: str
     frames: int
@@ -23,17 +23,19 @@ class Stage:
     batch: int
     h100_days: int | None = None
     quality_clips: int = 0
-    """size of the reviewed set that it trains on; 0: everything"""
+    """number of reviewed clips to train on; 0: train on everything"""
     fps: int = 16
 
     @property
     def resolution(self) -> int:
-        """256 of t2v_256p_17s: the paper names its stages by it; pictures have about resolution squared pixels."""
-        return int(re.search(r"_(\d+)p", self.name)[1])
+        """The number in the stage's name, 256 for t2v_256p_17s; frames have about resolution squared pixels."""
+        match = re.search(r"_(\d+)p", self.name)
+        assert match, self.name
+        return int(match[1])
 
     @property
     def seconds(self) -> float:
-        """Length of a video; 0 for images."""
+        """Length of a video in seconds; 0 for images."""
         return 0.0 if self.frames == 1 else self.frames / self.fps
 
     @property
@@ -55,7 +57,7 @@ TUNING_STAGES: tuple[Stage, ...] = (
     Stage(name="tune_512p_68s", frames=1088, height=384, width=704, steps=300, batch=16, quality_clips=300),
 )
 
-# Images, then short videos, then larger, twice and four times as long: what the paper does, small.
+# Like the paper's in small: images, then short videos, then larger, twice as long and four times as long ones.
 DEMO_STAGES: tuple[Stage, ...] = (
     Stage(name="demo_t2i_64p", frames=1, height=64, width=64, steps=200, batch=8),
     Stage(name="demo_t2v_64p_1s", frames=16, height=64, width=64, steps=400, batch=16),

@@ -1,10 +1,10 @@
 """TESA, temporal Swin attention: 3-D windows of a fixed size, shifted by half a window in every other layer.
 
-Letters: B batch, T/H/W token axes, D width, H heads, P head dim.
+Windows at the edges of the grid are smaller. Instead of padding them and masking the padding, each axis is cut into
+stretches of equal windows (head, full windows, tail), and every combination of stretches, a block, is one dense
+attention call over exactly its tokens: nothing is masked or wasted, and nothing can leak across an edge.
 
-A window at the edge of the grid is smaller. Instead of padding it and masking the padding, each axis is cut into
-stretches of equal windows (head, full windows, tail), and every combination of stretches is one dense attention call
-over exactly its tokens: nothing to mask, nothing computed in vain, and nothing that could leak across an edge.
+Letters: B batch, T/H/W token axes, D width, C = 3 D channels of queries, keys and values.
 """
 
 from __future__ import annotations
@@ -16,11 +16,19 @@ from torch import Tensor, nn
 
 from lingen.model.attention import attention
 
+Stretch = tuple[int, int, int]
+"""(start, count, size): `count` windows of `size` tokens each, beginning at token `start` of an axis."""
 
-def axis_stretches(length: int, window: int, shift: int) -> list[tuple[int, int, int]]:
-    """(start, count, size) stretches of `count` windows of `size` that cover 0..length in order.
 
-    Windows begin at multiples of `window`, less `shift`: (34, 16, 8) gives [(0, 1, 8), (8, 1, 16), (24, 1, 10)].
+def axis_stretches(length: int, window: int, shift: int) -> list[Stretch]:
+    """Cut an axis into stretches that cover it in order.
+
+    Windows begin at multiples of `window`, minus `shift`: (34, 16, 8) gives [(0, 1, 8), (8, 1, 16), (24, 1, 10)].
+
+    Args:
+        length: tokens of the axis.
+        window: tokens of a full window.
+        shift: tokens by which the windows are shifted, 0 <= shift < window.
     """
     stretches, start = [], 0
     if shift:
@@ -36,7 +44,15 @@ def axis_stretches(length: int, window: int, shift: int) -> list[tuple[int, int,
 
 
 class TESA(nn.Module):
-    """Attention inside 3-D windows. `shifted` moves the window grid by half a window along T, H and W."""
+    """Attention inside 3-D windows.
+
+    Args:
+        width: D.
+        heads: attention heads.
+        window: window size (T, H, W) in tokens.
+        shifted: shift the windows by half a window along T, H and W.
+        backend: one of lingen.model.attention.ATTENTION_BACKENDS.
+    """
 
     def __init__(self, width: int, heads: int, window: tuple[int, int, int], shifted: bool, backend: str = "sdpa"):
         super().__init__()
@@ -48,15 +64,15 @@ class TESA(nn.Module):
     def forward(self, x_BTHWD: Tensor) -> Tensor:
         """(B, T, H, W, D) -> the same shape."""
         grid = x_BTHWD.shape[1:4]
-        qkv = self.qkv(x_BTHWD)
+        qkv_BTHWC = self.qkv(x_BTHWD)
         axes = [axis_stretches(*sizes) for sizes in zip(grid, self.window, self.shift)]
-        parts = {spans: self._windows(qkv, spans) for spans in product(*axes)}
-        return self.out(_join(parts, axes, ()))
+        blocks = {block: self._attend(qkv_BTHWC, block) for block in product(*axes)}
+        return self.out(_join(blocks, axes, ()))
 
-    def _windows(self, qkv_BTHWC: Tensor, spans: tuple[tuple[int, int, int], ...]) -> Tensor:
-        """Attention within each window of one block of equal windows, (B, t, h, w, D)."""
+    def _attend(self, qkv_BTHWC: Tensor, stretches: tuple[Stretch, ...]) -> Tensor:
+        """Attention within each window of one block: per axis n windows of s tokens -> (B, nt st, nh sh, nw sw, D)."""
         batch = qkv_BTHWC.shape[0]
-        (t0, nt, st), (h0, nh, sh), (w0, nw, sw) = spans
+        (t0, nt, st), (h0, nh, sh), (w0, nw, sw) = stretches
         block = qkv_BTHWC[:, t0 : t0 + nt * st, h0 : h0 + nh * sh, w0 : w0 + nw * sw]
         block = block.reshape(batch, nt, st, nh, sh, nw, sw, 3, self.heads, -1)
         q, k, v = block.permute(7, 0, 1, 3, 5, 2, 4, 6, 8, 9).flatten(1, 4).flatten(2, 4).unbind(0)
@@ -65,9 +81,9 @@ class TESA(nn.Module):
         return y.reshape(batch, nt * st, nh * sh, nw * sw, -1)
 
 
-def _join(parts: dict, axes: list, spans: tuple) -> Tensor:
-    """Blocks back into the grid."""
-    if len(spans) == len(axes):
-        return parts[spans]
-    blocks = [_join(parts, axes, (*spans, span)) for span in axes[len(spans)]]
-    return blocks[0] if len(blocks) == 1 else torch.cat(blocks, dim=1 + len(spans))
+def _join(blocks: dict[tuple[Stretch, ...], Tensor], axes: list[list[Stretch]], chosen: tuple[Stretch, ...]) -> Tensor:
+    """Reassemble the grid from its blocks, axis by axis; `chosen` has the stretches of the outer axes."""
+    if len(chosen) == len(axes):
+        return blocks[chosen]
+    parts = [_join(blocks, axes, (*chosen, stretch)) for stretch in axes[len(chosen)]]
+    return parts[0] if len(parts) == 1 else torch.cat(parts, dim=1 + len(chosen))

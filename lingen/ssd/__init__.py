@@ -1,8 +1,10 @@
-"""State-space duality (Mamba-2's scan) behind one function, whatever computes it.
+"""State-space duality (Mamba-2's scan) as one function with several backends.
 
 `reference` is the definition (sequential, float64), `torch` runs anywhere, `mamba_ssm` and `fla` are GPU kernels of
-optional packages. Letters: B batch, L sequence, H heads, P head dim, N state size. B and C are shared by all heads
-(ngroups = 1).
+optional packages.
+
+Letters of shapes in this package: B batch, L sequence, H heads, P head dim, N state size. As names of tensors, A, B, C
+and D are the parameters of the state-space model; all heads share B and C (ngroups = 1).
 """
 
 from lingen.ssd.backends import BACKENDS, check_backend, resolve_backend

@@ -1,4 +1,4 @@
-"""Which implementations of the scan there are, which of them can run here, and which one `auto` means."""
+"""The implementations of the scan, which of them can run here, and which one `auto` means."""
 
 from __future__ import annotations
 
@@ -7,24 +7,30 @@ from collections.abc import Callable
 from functools import cache
 
 import torch
+from torch import Tensor
 
 from lingen.ssd import fla, mamba_ssm
 from lingen.ssd.chunked import ssd_chunked
 from lingen.ssd.reference import ssd_reference
 
+Scan = Callable[[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, bool, int], tuple[Tensor, Tensor]]
+"""(x_BLHP, dt_BLH, A_H, B_BLN, C_BLN, initial_BHPN, reverse, chunk) -> (y_BLHP, final_BHPN), without the D term."""
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Backend:
-    """scan(x, dt, A, B, C, initial, reverse, chunk) -> (y, final), without the D term."""
+    """One implementation of the scan."""
 
     name: str
-    scan: Callable
+    """What `ssd_backend` calls it."""
+    scan: Scan
+    """The implementation."""
     chunk: int
-    """Tokens per chunk when the caller does not say."""
+    """Tokens per chunk unless the caller sets it."""
     package: str | None = None
-    """The optional package that must import."""
+    """The optional package that it needs."""
     load: Callable[[], object] | None = None
-    """Imports what `scan` needs from the package."""
+    """Imports what `scan` needs from the package; raises if that is impossible."""
 
 
 BACKENDS: dict[str, Backend] = {
@@ -39,7 +45,11 @@ BACKENDS: dict[str, Backend] = {
 
 
 def check_backend(name: str) -> None:
-    """Raises ValueError for an unknown backend or one whose package is missing."""
+    """Check that a scan backend, or auto, can be used here.
+
+    Raises:
+        ValueError: the backend is unknown, or its package cannot be imported.
+    """
     if name == "auto":
         return
     if name not in BACKENDS:
@@ -50,7 +60,7 @@ def check_backend(name: str) -> None:
 
 @cache
 def unavailable(name: str) -> str | None:
-    """Why a backend cannot be imported, or None."""
+    """Why a backend cannot be imported; None if it can."""
     backend = BACKENDS[name]
     if backend.load is None:
         return None
@@ -63,7 +73,11 @@ def unavailable(name: str) -> str | None:
 
 @torch.compiler.assume_constant_result  # the compiler must not trace into trial imports
 def resolve_backend(name: str, device: torch.device) -> str:
-    """The backend that `name` means on a device: auto is a compiled kernel on CUDA where there is one, else torch."""
+    """The backend that a name means on a device: auto is a compiled kernel on CUDA if one imports, otherwise torch.
+
+    Raises:
+        ValueError: the backend is unknown, or its package cannot be imported.
+    """
     if name != "auto":
         check_backend(name)
         return name

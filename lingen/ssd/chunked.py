@@ -1,7 +1,9 @@
 """SSD in chunks with plain PyTorch (Dao & Gu 2024, sec. 6): quadratic inside a chunk, a recurrence between chunks.
 
-Letters: B batch, L tokens, K chunks, Q tokens per chunk, H heads, P head dim, N state size. Runs on any device and
-length, compiles without graph breaks, and its memory is linear in L.
+Runs on any device and length, compiles without graph breaks, and its memory is linear in L.
+
+Letters of shapes: B batch, L sequence, K chunks, Q tokens per chunk, H heads, P head dim, N state size. As names of
+tensors, A, B and C are the parameters of the state-space model.
 """
 
 from __future__ import annotations
@@ -14,9 +16,16 @@ from lingen.ssd.recurrence import linear_recurrence
 
 
 def ssd_chunked(
-    x_BLHP: Tensor, dt_BLH: Tensor, A_H: Tensor, B_BLN: Tensor, C_BLN: Tensor, initial_BHPN: Tensor, reverse, chunk: int
+    x_BLHP: Tensor,
+    dt_BLH: Tensor,
+    A_H: Tensor,
+    B_BLN: Tensor,
+    C_BLN: Tensor,
+    initial_BHPN: Tensor,
+    reverse: bool,
+    chunk: int,
 ) -> tuple[Tensor, Tensor]:
-    """As `lingen.ssd.ssd`, without the D term. Decays and states in float32, matrix products in x's dtype."""
+    """`lingen.ssd.ssd` without the D term. Decays and states in float32, matrix products in x's dtype."""
     _, L, H, P = x_BLHP.shape
     Q = min(chunk, L)
     dtype = x_BLHP.dtype
@@ -32,11 +41,11 @@ def ssd_chunked(
     B_BKQN, C_BKQN = B_BLN.unflatten(1, (-1, Q)), C_BLN.unflatten(1, (-1, Q))
     log_BKQH = log_decay_BLH.unflatten(1, (-1, Q))
 
-    # Log decay from the side the scan comes from up to and including each token.
+    # Log decay from the chunk's first scanned token up to and including each token.
     reach_BKQH = log_BKQH.flip(2).cumsum(2).flip(2) if reverse else log_BKQH.cumsum(2)
     total_BKH = reach_BKQH[:, :, 0 if reverse else -1]
 
-    # Inside a chunk: y_q = sum_s (C_q . B_s) exp(reach_q - reach_s) x_s over the s that come no later than q.
+    # Inside a chunk: y_q = sum_s (C_q . B_s) exp(reach_q - reach_s) x_s over all s scanned no later than q.
     reach_BKHQ = reach_BKQH.transpose(2, 3)
     causal_QQ = torch.ones(Q, Q, dtype=torch.bool, device=x_BLHP.device)
     causal_QQ = causal_QQ.triu() if reverse else causal_QQ.tril()
@@ -45,7 +54,7 @@ def ssd_chunked(
     mix_BKHQQ = segment_BKHQQ.exp().to(dtype) * scores_BKQQ[:, :, None]
     inside_BKQHP = (mix_BKHQQ @ x_BKQHP.transpose(2, 3)).transpose(2, 3)
 
-    # Between chunks. B and C are shared by the heads, so all heads go through one matrix product: (N x Q) @ (Q x HP).
+    # Between chunks. All heads share B and C, so one matrix product serves them all: (N x Q) @ (Q x HP).
     to_end_BKQH = (total_BKH[:, :, None] - reach_BKQH).exp()
     weighted = (x_BKQHP * to_end_BKQH.to(dtype)[..., None]).flatten(3)
     local_BKNHP = (B_BKQN.transpose(-1, -2) @ weighted).float().unflatten(-1, (H, P))

@@ -1,16 +1,23 @@
 """SSD by flash-linear-attention's simple gated linear attention (package fla-core).
 
-SSD is that attention with q = C, k = B, v = dt x and the scalar log decay dt A per head.
+SSD is that attention with q = C, k = B, v = dt x and the scalar log decay g = dt A per head. Letters as in lingen.ssd.
 """
 
 from __future__ import annotations
+
+from collections.abc import Callable
 
 from torch import Tensor
 
 from lingen.ssd.opaque import opaque
 
 
-def load():
+def load() -> Callable[..., tuple[Tensor, Tensor]]:
+    """Import chunk_simple_gla.
+
+    Raises:
+        ImportError: the package is missing or broken.
+    """
     try:
         from fla.ops.simple_gla import chunk_simple_gla
     except ModuleNotFoundError as error:
@@ -18,14 +25,16 @@ def load():
     return chunk_simple_gla
 
 
-def _kernel(v, q, k, g, initial, *, chunk) -> tuple[Tensor, Tensor]:
+def _kernel(
+    v_BLHP: Tensor, q_BLHN: Tensor, k_BLHN: Tensor, g_BLH: Tensor, initial_BHNP: Tensor, *, chunk: int
+) -> tuple[Tensor, Tensor]:
     return load()(
-        q=q,
-        k=k,
-        v=v,
-        g=g,
-        scale=1.0,  # its default is 1 / sqrt(N)
-        initial_state=initial,
+        q=q_BLHN,
+        k=k_BLHN,
+        v=v_BLHP,
+        g=g_BLH,
+        scale=1.0,  # the default is 1 / sqrt(N)
+        initial_state=initial_BHNP,
         output_final_state=True,
         chunk_size=chunk,
     )
@@ -34,8 +43,17 @@ def _kernel(v, q, k, g, initial, *, chunk) -> tuple[Tensor, Tensor]:
 _op = opaque("ssd_fla", _kernel)
 
 
-def scan(x_BLHP, dt_BLH, A_H, B_BLN, C_BLN, initial_BHPN, reverse: bool, chunk: int) -> tuple[Tensor, Tensor]:
-    """As `lingen.ssd.ssd`, without the D term; chunk must be a power of two."""
+def scan(
+    x_BLHP: Tensor,
+    dt_BLH: Tensor,
+    A_H: Tensor,
+    B_BLN: Tensor,
+    C_BLN: Tensor,
+    initial_BHPN: Tensor,
+    reverse: bool,
+    chunk: int,
+) -> tuple[Tensor, Tensor]:
+    """`lingen.ssd.ssd` without the D term; chunk must be a power of two."""
     tensors = [x_BLHP, dt_BLH.float(), B_BLN, C_BLN]
     x, dt, B, C = (z.flip(1) for z in tensors) if reverse else tensors
     q, k = (z.unsqueeze(2).expand(-1, -1, x.shape[2], -1).contiguous() for z in (C, B))

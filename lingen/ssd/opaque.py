@@ -1,22 +1,28 @@
-"""A foreign kernel as one opaque PyTorch operator: torch.compile neither traces into it nor breaks the graph at it.
+"""A third-party kernel as one opaque PyTorch operator: torch.compile neither traces into it nor breaks the graph.
 
 torch.compile over mamba_ssm's autograd function gave NaNs (pytorch/pytorch#146129). The backward pass runs the kernel's
-own autograd function once more from the saved inputs, so nothing of its internals is relied on.
+own autograd function once more from the saved inputs, so this does not depend on the kernel's internals.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 
 
 def opaque(name: str, kernel: Callable[..., tuple[Tensor, Tensor]]) -> Callable[..., tuple[Tensor, Tensor]]:
-    """kernel(values, ..., initial, chunk=) -> (y shaped like values, final shaped like initial), as lingen::<name>.
+    """Register a kernel as the differentiable operator lingen::<name>.
 
-    The operator takes ([values, ..., initial], chunk). `kernel` must hand its tensors to an autograd.Function as they
-    are: inside an operator PyTorch records no other operation.
+    Args:
+        name: of the operator.
+        kernel: kernel(values, ..., initial, chunk=) -> (y shaped like values, final shaped like initial). It must pass
+            its tensors to an autograd.Function unchanged: inside an operator PyTorch records no other operation.
+
+    Returns:
+        The operator: ([values, ..., initial], chunk) -> (y, final).
     """
 
     @torch.library.custom_op(f"lingen::{name}", mutates_args=())
@@ -25,7 +31,7 @@ def opaque(name: str, kernel: Callable[..., tuple[Tensor, Tensor]]) -> Callable[
         return y.contiguous(), final.float().contiguous()
 
     @forward.register_fake
-    def _(tensors, chunk):
+    def _(tensors: Sequence[Tensor], chunk: int) -> tuple[Tensor, Tensor]:
         return _like(tensors[0]), _like(tensors[-1])
 
     @torch.library.custom_op(f"lingen::{name}_backward", mutates_args=())
@@ -37,14 +43,14 @@ def opaque(name: str, kernel: Callable[..., tuple[Tensor, Tensor]]) -> Callable[
         return [g.to(z.dtype).contiguous() for g, z in zip(gradients, inputs)]
 
     @backward.register_fake
-    def _(dy, dfinal, tensors, chunk):
+    def _(dy: Tensor, dfinal: Tensor, tensors: Sequence[Tensor], chunk: int) -> list[Tensor]:
         return [_like(z) for z in tensors]
 
-    def setup(ctx, inputs, output):
+    def setup(ctx: Any, inputs: tuple[Sequence[Tensor], int], output: tuple[Tensor, Tensor]) -> None:
         tensors, ctx.chunk = inputs
         ctx.save_for_backward(*tensors)
 
-    def gradient(ctx, dy, dfinal):
+    def gradient(ctx: Any, dy: Tensor, dfinal: Tensor) -> tuple[list[Tensor], None]:
         return backward(dy.contiguous(), dfinal.contiguous(), list(ctx.saved_tensors), ctx.chunk), None
 
     forward.register_autograd(gradient, setup_context=setup)

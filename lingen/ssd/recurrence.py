@@ -1,4 +1,7 @@
-"""h_c = a_c * h_{c-1} + b_c along an axis, without a Python loop as long as the axis."""
+"""h_s = a_s * h_{s-1} + b_s along an axis, with a Python loop much shorter than the axis.
+
+Letters: B batch, S steps, G groups of steps.
+"""
 
 from __future__ import annotations
 
@@ -9,18 +12,24 @@ from torch import Tensor
 
 
 def linear_recurrence(decay: Tensor, value: Tensor, initial: Tensor, reverse: bool = False) -> tuple[Tensor, Tensor]:
-    """States before each step, and after the last: h = initial, then h <- decay_c * h + value_c in the order of c.
+    """States before every step and after the last: h starts as initial, then h <- decay_s * h + value_s for each s.
 
-    Args: decay (B, C, ...) broadcastable to value; value (B, C, ...); initial (B, ...); reverse, from the last c down.
-    Returns: before (B, C, ...), the state that step c starts from; last (B, ...).
+    Two levels: ~sqrt(S) groups advance side by side, then the groups one after another, then a correction. That takes
+    ~2 sqrt(S) elementwise operations, which keeps graphs and launch counts small at long lengths. Steps that do not
+    fill a group are taken one by one.
 
-    Two levels: ~sqrt(C) groups advance side by side, then the groups in a row, then a correction. It takes ~2 sqrt(C)
-    elementwise operations, which is what keeps graphs and launch counts small at long lengths. Steps that fill no
-    group go one by one.
+    Args:
+        decay: (B, S, ...), broadcastable to value.
+        value: (B, S, ...).
+        initial: (B, ...).
+        reverse: step from the last s down.
+
+    Returns:
+        The state that each step starts from (B, S, ...), and the state after the last step (B, ...).
     """
-    C = value.shape[1]
-    group = max(1, math.isqrt(C))
-    main = C // group * group
+    S = value.shape[1]
+    group = max(1, math.isqrt(S))
+    main = S // group * group
     turn = (lambda steps: steps[::-1]) if reverse else (lambda steps: steps)
     rest = list(zip(decay[:, main:].unbind(1), value[:, main:].unbind(1)))
 
@@ -31,16 +40,19 @@ def linear_recurrence(decay: Tensor, value: Tensor, initial: Tensor, reverse: bo
 
     # Within each group, from zero; `through` is the decay from the group's start to the same point.
     grouped = zip(*(z[:, :main].unflatten(1, (-1, group)).unbind(2) for z in (decay, value)))
-    inner = through = None
+    inner: Tensor | None = None
+    through: Tensor | None = None
     before = []
     for a, b in turn(list(grouped)):
         before.append((inner, through))
         inner = b if inner is None else torch.addcmul(b, a, inner)
         through = a if through is None else through * a
+    assert inner is not None
+    assert through is not None
 
     starts, state = _one_by_one(turn(list(zip(through.unbind(1), inner.unbind(1)))), state)
     starts_BG = torch.stack(turn(starts), 1)
-    steps = [starts_BG if h is None else torch.addcmul(h, a, starts_BG) for h, a in before]
+    steps = [starts_BG if h is None or a is None else torch.addcmul(h, a, starts_BG) for h, a in before]
     out = torch.stack(turn(steps), 2).flatten(1, 2)
 
     if not reverse:

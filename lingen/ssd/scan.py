@@ -1,4 +1,7 @@
-"""The scan itself: one function over every backend, in parts where a kernel's 32-bit offsets would overflow."""
+"""The scan itself: one function for all backends, in parts where a kernel's 32-bit offsets would overflow.
+
+Letters as in lingen.ssd.
+"""
 
 from __future__ import annotations
 
@@ -22,14 +25,28 @@ def ssd(
     backend: str = "auto",
     chunk: int | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """h_l = exp(dt_l A) h_{l-1} + dt_l x_l B_l^T,  y_l = h_l C_l + D x_l.  `reverse` runs from the last token back.
+    """h_l = exp(dt_l A) h_{l-1} + dt_l x_l B_l^T,  y_l = h_l C_l + D x_l.
 
-    Args: dt positive (after softplus); A negative; initial_BHPN the state before the first token that is read; chunk,
-    tokens per chunk (None: the backend's own; it changes speed, not the result).
-    Returns: y (B, L, H, P) in x's dtype; the final state (B, H, P, N) in float32. Both carry gradients.
+    An input beyond a kernel's 32-bit offsets is processed in parts that pass the state on: those kernels would silently
+    read and write at wrong places (state-spaces/mamba#1015).
 
-    An input that a kernel's 32-bit offsets could not address goes through in parts, the state handed from one to the
-    next: those kernels read and write wrong places silently (state-spaces/mamba#1015).
+    Args:
+        x_BLHP: inputs (B, L, H, P).
+        dt_BLH: step sizes (B, L, H), positive (after softplus).
+        A_H: decay rates (H,), negative.
+        B_BLN: input projections (B, L, N).
+        C_BLN: output projections (B, L, N).
+        D_H: skip connection (H,); None: no skip.
+        initial_BHPN: state before the first scanned token (B, H, P, N); None: zero.
+        reverse: scan from the last token to the first.
+        backend: auto or one of BACKENDS.
+        chunk: tokens per chunk; None: the backend's default. Changes speed, not the result.
+
+    Returns:
+        y (B, L, H, P) in x's dtype, and the final state (B, H, P, N) in float32. Both carry gradients.
+
+    Raises:
+        ValueError: the backend cannot be used here, or the batch is too large for its 32-bit offsets.
     """
     batch, L, H, P = x_BLHP.shape
     N = B_BLN.shape[-1]

@@ -1,1 +1,1 @@
-"""The temporal autoencoder."""
+"""The temporal autoencoder (TAE): video to latents and back."""

@@ -1,4 +1,4 @@
-"""The size of the temporal autoencoder, and named sizes."""
+"""Size of the temporal autoencoder, and named sizes."""
 
 from __future__ import annotations
 
@@ -7,29 +7,29 @@ import dataclasses
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TAEConfig:
-    """Size of the autoencoder. The compression follows from the number of levels: 2x in H, W at each but the last."""
+    """Size of the autoencoder. The levels set the compression: 2x in height and width at each but the last."""
 
     channels: tuple[int, ...] = (128, 256, 512, 512)
     """width of each level, finest first"""
     blocks: int = 2
-    """residual blocks a level in the encoder"""
+    """residual blocks per level in the encoder"""
     decoder_blocks: int = 3
-    """residual blocks a level in the decoder"""
+    """residual blocks per level in the decoder"""
     latent_channels: int = 16
     """channels of the latent"""
     time_levels: int = 3
-    """how many of the down-samplings also halve time, counted from the finest"""
+    """how many of the downsamplings also halve time, counted from the finest"""
     patch: tuple[int, int, int] = (1, 1, 1)
     """T, H, W patch folded into channels before the first convolution (LTX-Video, Cosmos); 1, 1, 1 is Movie Gen's"""
     linear_shortcut: bool = False
-    """add a linear autoencoder of whole 8x8x8 blocks around the network, started from the data's principal components:
-    a short training then refines transform coding instead of finding it; Movie Gen has none"""
+    """add a linear autoencoder of whole 8x8x8 blocks around the network, initialised with the data's principal
+    components: a short training then refines transform coding instead of finding it; Movie Gen has none"""
     attention_heads: int = 1
-    """heads of the two attentions at the coarsest level"""
+    """heads of both attention layers at the coarsest level"""
     attention_reach: int = 4
-    """latent frames before and after its own that temporal attention sees"""
+    """latent frames that temporal attention sees before and after each"""
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if len(self.channels) < 2:
             raise ValueError(f"channels: need at least two levels, got {self.channels}")
         if not 0 <= self.time_levels < len(self.channels):
@@ -41,10 +41,12 @@ class TAEConfig:
 
     @property
     def spatial_factor(self) -> int:
+        """Pixels per latent position, in height and in width."""
         return self.patch[1] * 2 ** (len(self.channels) - 1)
 
     @property
     def temporal_factor(self) -> int:
+        """Frames per latent frame."""
         return self.patch[0] * 2**self.time_levels
 
 

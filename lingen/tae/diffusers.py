@@ -1,11 +1,13 @@
-"""A public video autoencoder in the TAE's place, through diffusers: Cosmos (8x8x8, like ours), Wan, HunyuanVideo, ...
+"""A public video autoencoder of diffusers in place of the TAE: Cosmos (8x8x8, like ours), Wan, HunyuanVideo, ...
 
 These are causal: the first frame is encoded alone, and every further latent frame stands for `temporal_factor` frames,
-so T frames give 1 + ceil((T - 1) / factor) latent frames. A video that does not fill the last one is filled with its
-last frame, and cut to its length again when it is decoded.
+so T frames give 1 + ceil((T - 1) / temporal_factor) latent frames. A video that does not fill the last one is padded
+with its last frame, and cut to its length again when it is decoded.
 
-Long videos go through in tiles of time that overlap, blended linearly (as Movie Gen does with its own TAE): these
-models see all that came before, so a tile differs a little from the same frames in the whole video.
+Long videos go through in overlapping tiles of time, blended linearly (as Movie Gen does with its own TAE): these models
+depend on all earlier frames, so a tile differs slightly from the same frames in the whole video.
+
+Legend: B batch, C channels, T frames (or latent frames), H height, W width.
 """
 
 from __future__ import annotations
@@ -15,6 +17,7 @@ import hashlib
 import json
 import math
 from collections.abc import Iterable, Iterator
+from types import ModuleType
 from typing import Any
 
 import torch
@@ -30,23 +33,33 @@ TILE_FRAMES, OVERLAP_FRAMES = 64, 16
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class DiffusersConfig:
-    """What stands for the TAE: a class of diffusers, its configuration, and the geometry of its latents."""
+    """The autoencoder that replaces the TAE: a class of diffusers, its configuration, the geometry of its latents."""
 
     name: str
-    """class in diffusers, AutoencoderKLCosmos for one"""
+    """class in diffusers, such as AutoencoderKLCosmos"""
     settings: dict[str, Any]
     """arguments of the class"""
     latent_channels: int
+    """channels of the latent"""
     temporal_factor: int
+    """frames per latent frame after the first"""
     spatial_factor: int
+    """pixels per latent position, in height and in width"""
 
 
 class DiffusersTAE(nn.Module):
     """A video autoencoder of diffusers with the interface of `lingen.tae.tae.TAE`.
 
+    Args:
+        vae: the autoencoder.
+
     Raises:
-        ValueError: a class without video latents, or one that does not say how it compresses.
+        ValueError: the autoencoder is not for videos, or does not state how it compresses.
     """
+
+    vae: Any  # of a class of diffusers, each with its own encode and decode
+    shift: Tensor
+    scale: Tensor
 
     def __init__(self, vae: nn.Module):
         super().__init__()
@@ -62,7 +75,7 @@ class DiffusersTAE(nn.Module):
         self.register_buffer("shift", shift)
         self.register_buffer("scale", scale)
         per_latent = self.config.temporal_factor
-        self._tile = max(2, TILE_FRAMES // per_latent)  # latent frames of a tile beside its first
+        self._tile = max(2, TILE_FRAMES // per_latent)  # latent frames of a tile, not counting its first
         self._overlap = min(self._tile, max(1, OVERLAP_FRAMES // per_latent) + 1)
 
     @property
@@ -75,16 +88,22 @@ class DiffusersTAE(nn.Module):
         return h.hexdigest()[:16]
 
     def latent_shape(self, frames: int, height: int, width: int) -> tuple[int, int, int, int]:
-        """(C, T, H, W) of the latent of a video of that size."""
+        """C, T, H, W of the latent of a video of a size in pixels."""
         c = self.config
         side = (math.ceil(height / c.spatial_factor), math.ceil(width / c.spatial_factor))
         return c.latent_channels, 1 + math.ceil((frames - 1) / c.temporal_factor), *side
 
     def encode(self, video_B3THW: Tensor) -> Tensor:
-        """Video in [-1, 1] to normalised latents (B, C, 1 + ceil((T-1)/f), ceil(H/s), ceil(W/s)), all at once.
+        """Encode videos at once.
+
+        Args:
+            video_B3THW: videos in [-1, 1].
+
+        Returns:
+            Normalised latents, of `latent_shape(T, H, W)` each.
 
         Raises:
-            ValueError: not 5 axes with 3 channels, or diffusers gives latents of another shape.
+            ValueError: not 5 axes with 3 channels, or diffusers returns latents of another shape.
         """
         if video_B3THW.ndim != 5 or video_B3THW.shape[1] != 3 or 0 in video_B3THW.shape:
             raise ValueError(f"video: need (B, 3, T, H, W), got {tuple(video_B3THW.shape)}")
@@ -96,27 +115,39 @@ class DiffusersTAE(nn.Module):
         latent = self.vae.encode(video_B3THW).latent_dist.mode()
         if latent.shape[1:] != shape:
             raise ValueError(
-                f"--tae: {self.config.name} gives latents of {tuple(latent.shape[1:])}, its settings promise {shape}"
+                f"--tae: {self.config.name} returns latents of {tuple(latent.shape[1:])}, its settings say {shape}"
             )
         return (latent - self._per_channel(self.shift)) / self._per_channel(self.scale)
 
     def decode(self, latent_BCTHW: Tensor, frames: int | None = None, size: tuple[int, int] | None = None) -> Tensor:
-        """Normalised latents to video (B, 3, frames, s H, s W), about [-1, 1], all at once."""
+        """Decode latents at once.
+
+        Args:
+            latent_BCTHW: normalised latents.
+            frames: length of the video; None: all that the latents decode to.
+            size: height and width that are kept from the top left; None: all.
+
+        Returns:
+            Videos (B, 3, frames, height, width), about [-1, 1], not clamped.
+
+        Raises:
+            ValueError: not latents, or of fewer frames.
+        """
         frames = self._checked_frames(latent_BCTHW, frames)
         video = self.vae.decode(latent_BCTHW * self._per_channel(self.scale) + self._per_channel(self.shift)).sample
         video = video[:, :, :frames]
         return video if size is None else video[..., : size[0], : size[1]]
 
     def encode_stream(self, chunks_B3THW: Iterable[Tensor], tiling: TilingConfig | None = None) -> Iterator[Tensor]:
-        """The latent piece by piece along T, from pieces of any length; memory is flat in the length."""
+        """The normalised latent in pieces along T, from pieces of any length; memory is flat in the length."""
         step = (self._tile + 1 - self._overlap) * self.config.temporal_factor
         length = self._tile * self.config.temporal_factor + 1
         blend = _Blend()
         kept, first = None, True
         for chunk in chunks_B3THW:
-            self._tile_space(chunk.shape[-2:], tiling)
+            self._tile_space(max(chunk.shape[-2:]), tiling)
             kept = chunk if kept is None else torch.cat([kept, chunk], dim=2)
-            while kept.shape[2] > length:  # one more: what is left is never empty
+            while kept.shape[2] > length:  # one more: the rest is never empty
                 yield blend.add(self.encode(kept[:, :, :length]), 0 if first else self._overlap, self._overlap)
                 kept, first = kept[:, :, step:].clone(), False
         if kept is not None:
@@ -125,10 +156,9 @@ class DiffusersTAE(nn.Module):
     def decode_stream(
         self, latent_BCTHW: Tensor, frames: int | None = None, tiling: TilingConfig | None = None
     ) -> Iterator[Tensor]:
-        """The video (B, 3, t, H, W) piece by piece along T, `frames` in all; memory beside the latent is flat."""
+        """The video in pieces (B, 3, t, height, width), `frames` in all; memory beside the latent is flat."""
         left = self._checked_frames(latent_BCTHW, frames)
-        factor = self.config.spatial_factor
-        self._tile_space((latent_BCTHW.shape[3] * factor, latent_BCTHW.shape[4] * factor), tiling)
+        self._tile_space(max(latent_BCTHW.shape[3:]) * self.config.spatial_factor, tiling)
         step, overlap = self._tile + 1 - self._overlap, (self._overlap - 1) * self.config.temporal_factor + 1
         blend, start = _Blend(), 0
         while left > 0:
@@ -148,9 +178,9 @@ class DiffusersTAE(nn.Module):
             raise ValueError(f"frames: {latent_BCTHW.shape[2]} latent frames decode to 1..{most} frames, not {frames}")
         return most if frames is None else frames
 
-    def _tile_space(self, size: tuple[int, int], tiling: TilingConfig | None) -> None:
-        """Large frames through diffusers' own spatial tiles, where the class has them."""
-        if max(size) > (tiling or TilingConfig()).tile and hasattr(self.vae, "use_tiling"):
+    def _tile_space(self, longer_side: int, tiling: TilingConfig | None) -> None:
+        """Switch on diffusers' own spatial tiles for large frames, where the class has them."""
+        if longer_side > (tiling or TilingConfig()).tile and hasattr(self.vae, "use_tiling"):
             self.vae.enable_tiling()
 
     def _per_channel(self, values_C: Tensor) -> Tensor:
@@ -158,15 +188,16 @@ class DiffusersTAE(nn.Module):
 
 
 class _Blend:
-    """Tiles that follow each other along T, put together: the end of one fades into the start of the next."""
+    """Tiles that follow each other along T, joined: the end of each fades into the start of the next."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         self._end: Tensor | None = None
 
     def add(self, tile: Tensor, before: int, after: int) -> Tensor:
-        """What is final of a tile that shares `before` frames with the last one and `after` with the next."""
+        """The finished part of a tile that shares `before` frames with the last one and `after` with the next."""
         if before:
-            # The tile's very first frame was computed as the start of a video: it has no weight.
+            assert self._end is not None
+            # The very first frame of the tile was computed as the start of a video: it has no weight.
             weight = (torch.arange(before, device=tile.device) / before).view(1, 1, -1, 1, 1)
             count = min(before, tile.shape[2])
             mixed = self._end[:, :, :count].lerp(tile[:, :, :count], weight[:, :, :count].to(tile.dtype))
@@ -176,10 +207,10 @@ class _Blend:
 
 
 def open_diffusers(source: str) -> DiffusersTAE:
-    """The autoencoder at diffusers:PATH_OR_HUB_NAME, or in a subfolder of it: diffusers:PATH_OR_HUB_NAME#vae.
+    """Open the autoencoder at diffusers:PATH_OR_HUB_NAME, or in a subfolder of it: diffusers:PATH_OR_HUB_NAME#vae.
 
     Raises:
-        ValueError: diffusers is not installed, nothing is there, or it is no video autoencoder.
+        ValueError: diffusers is not installed, or there is no video autoencoder.
     """
     name, _, subfolder = source.removeprefix(PREFIX).partition("#")
     where = {"subfolder": subfolder} if subfolder else {}
@@ -193,12 +224,15 @@ def open_diffusers(source: str) -> DiffusersTAE:
 
 
 def build_diffusers(name: str, settings: dict[str, Any]) -> DiffusersTAE:
-    """The class with these settings, its weights random: what `save_tae` wrote is loaded into it."""
-    _diffusers()
+    """Build a class of diffusers with random weights, to load those of `save_tae` into.
+
+    Raises:
+        ValueError: diffusers is not installed, or has no such autoencoder.
+    """
     return DiffusersTAE(_class(name).from_config(settings))
 
 
-def _diffusers():
+def _diffusers() -> ModuleType:
     try:
         import diffusers
     except ImportError as error:
@@ -206,14 +240,14 @@ def _diffusers():
     return diffusers
 
 
-def _class(name: str) -> type:
+def _class(name: str) -> Any:
     found = getattr(_diffusers(), name, None) if name.startswith("Autoencoder") else None
     if found is None:
-        raise ValueError(f"--tae: {name or 'a model without a class name'} is no autoencoder of diffusers")
+        raise ValueError(f"--tae: {name or 'a model without a class name'} is not an autoencoder of diffusers")
     return found
 
 
-def _setting(vae: nn.Module, *names: str) -> int:
+def _setting(vae: Any, *names: str) -> int:
     for name in names:
         value = getattr(vae.config, name, None) or getattr(vae, name, None)
         if value:
@@ -223,12 +257,12 @@ def _setting(vae: nn.Module, *names: str) -> int:
     )
 
 
-def _plain_settings(vae: nn.Module) -> dict[str, Any]:
+def _plain_settings(vae: Any) -> dict[str, Any]:
     return {k: v for k, v in json.loads(json.dumps(dict(vae.config), default=str)).items() if not k.startswith("_")}
 
 
-def _normalisation(vae: nn.Module, channels: int) -> tuple[Tensor, Tensor]:
-    """(shift, scale) per channel, from the statistics that the class publishes, or its one factor."""
+def _normalisation(vae: Any, channels: int) -> tuple[Tensor, Tensor]:
+    """(shift, scale) per channel, from the statistics that the class publishes, or its single factor."""
     mean, std = (getattr(vae.config, name, None) for name in ("latents_mean", "latents_std"))
     if mean is None or std is None:
         mean, std = (getattr(vae, name, None) for name in ("latents_mean", "latents_std"))

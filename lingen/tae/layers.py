@@ -1,4 +1,4 @@
-"""What the temporal autoencoder is made of: an image autoencoder's layers, inflated in time (Movie Gen, 3.1.1).
+"""Layers of the temporal autoencoder: those of an image autoencoder, inflated in time (Movie Gen, 3.1.1).
 
 Legend: B batch, C channels, T frames (or latent frames), H height, W width.
 """
@@ -24,12 +24,13 @@ class ChannelNorm(nn.Module):
 
 
 class SpatialConv(nn.Module):
-    """A 2-D convolution on every frame; stride 2 halves H and W (rounding up)."""
+    """A 2-D convolution on every frame; stride 2 halves H and W, rounded up."""
 
     def __init__(self, c_in: int, c_out: int, kernel: int = 3, stride: int = 1):
         super().__init__()
         self.conv = nn.Conv2d(c_in, c_out, kernel, stride=stride, padding=kernel // 2)
         nn.init.normal_(self.conv.weight, std=(c_in * kernel**2) ** -0.5)  # keeps the variance; the default shrinks it
+        assert self.conv.bias is not None
         nn.init.zeros_(self.conv.bias)
 
     def forward(self, x_BTHWC: Tensor) -> Tensor:
@@ -39,11 +40,12 @@ class SpatialConv(nn.Module):
 
 
 class TemporalConv(nn.Module):
-    """A 1-D convolution over time with replicate padding; starts as the identity; stride 2 halves T (rounding up)."""
+    """A 1-D convolution over time with replicate padding, initially the identity; stride 2 halves T, rounded up."""
 
     def __init__(self, channels: int, stride: int = 1):
         super().__init__()
         self.conv = nn.Conv2d(channels, channels, (3, 1), stride=(stride, 1))
+        assert self.conv.bias is not None
         with torch.no_grad():
             self.conv.weight.zero_()
             self.conv.weight[:, :, 1, 0] = torch.eye(channels)
@@ -53,6 +55,7 @@ class TemporalConv(nn.Module):
         return self.without_padding(torch.cat([x_BTHWC[:, :1], x_BTHWC, x_BTHWC[:, -1:]], dim=1))
 
     def without_padding(self, x_BTHWC: Tensor) -> Tensor:
+        """The output for input that is padded already: (T - 3) // stride + 1 frames."""
         h = x_BTHWC.shape[2]
         y = self.conv(x_BTHWC.flatten(2, 3).permute(0, 3, 1, 2))
         return y.permute(0, 2, 3, 1).unflatten(2, (h, -1))
@@ -64,22 +67,31 @@ class Conv(nn.Sequential):
     def __init__(self, c_in: int, c_out: int, kernel: int = 3):
         super().__init__(SpatialConv(c_in, c_out, kernel), TemporalConv(c_out))
 
+    @torch.no_grad()
+    def zero_weights(self) -> None:
+        """Zero the spatial weights: the output no longer depends on the input."""
+        spatial = self[0]
+        assert isinstance(spatial, SpatialConv)
+        spatial.conv.weight.zero_()
+
 
 class ResidualBlock(nn.Module):
+    """Two convolutions and a skip connection, initialised to the skip alone."""
+
     def __init__(self, c_in: int, c_out: int):
         super().__init__()
         self.norm1, self.conv1 = ChannelNorm(c_in), Conv(c_in, c_out)
         self.norm2, self.conv2 = ChannelNorm(c_out), Conv(c_out, c_out)
         self.skip = nn.Linear(c_in, c_out) if c_in != c_out else nn.Identity()
-        nn.init.zeros_(self.conv2[0].conv.weight)
+        self.conv2.zero_weights()
 
-    def forward(self, x: Tensor) -> Tensor:
-        h = self.conv1(F.silu(self.norm1(x)))
-        return self.skip(x) + self.conv2(F.silu(self.norm2(h)))
+    def forward(self, x_BTHWC: Tensor) -> Tensor:
+        h_BTHWC = self.conv1(F.silu(self.norm1(x_BTHWC)))
+        return self.skip(x_BTHWC) + self.conv2(F.silu(self.norm2(h_BTHWC)))
 
 
 class SpatialAttention(nn.Module):
-    """Self-attention over every frame alone; starts as the identity."""
+    """Self-attention within each frame, initialised to the identity."""
 
     def __init__(self, channels: int, heads: int):
         super().__init__()
@@ -99,17 +111,17 @@ class SpatialAttention(nn.Module):
 
 
 class TemporalAttention(SpatialAttention):
-    """Self-attention over every position alone, `reach` frames either way; starts as the identity."""
+    """Self-attention over time at each position, `reach` frames either way, initialised to the identity."""
 
     def __init__(self, channels: int, heads: int, reach: int):
         super().__init__(channels, heads)
         self.reach = reach
 
     def forward(self, x_BTHWC: Tensor) -> Tensor:
-        return self.some(x_BTHWC, 0, x_BTHWC.shape[1])
+        return self.attend(x_BTHWC, 0, x_BTHWC.shape[1])
 
-    def some(self, x_BTHWC: Tensor, first: int, stop: int) -> Tensor:
-        """The output for frames `first` to `stop` alone; they may look at all frames given."""
+    def attend(self, x_BTHWC: Tensor, first: int, stop: int) -> Tensor:
+        """The output for frames `first` to `stop` alone, which attend to any of the frames given."""
         b, t, h, w, c = x_BTHWC.shape
         qkv = self.qkv(self.norm(x_BTHWC)).reshape(b, t, h * w, 3, self.heads, c // self.heads)
         q, k, v = qkv.permute(3, 0, 2, 4, 1, 5).flatten(1, 2)
@@ -135,14 +147,15 @@ class Middle(nn.Sequential):
 
 
 class Down(nn.Sequential):
-    """Halve H and W, and T too when asked."""
+    """Strided convolutions that halve H and W, and T too if `time`."""
 
     def __init__(self, channels: int, time: bool):
         super().__init__(SpatialConv(channels, channels, stride=2), TemporalConv(channels, stride=2 if time else 1))
+        self.time = time
 
 
 class Up(nn.Module):
-    """Nearest-neighbour doubling of H and W (and T when asked), then the inflated convolution."""
+    """Nearest-neighbour doubling of H and W, and T too if `time`, then the inflated convolution."""
 
     def __init__(self, c_in: int, c_out: int, time: bool):
         super().__init__()
@@ -153,12 +166,18 @@ class Up(nn.Module):
         return self.conv(self.repeat(x_BTHWC))
 
     def repeat(self, x_BTHWC: Tensor) -> Tensor:
+        """The doubling alone."""
         x = x_BTHWC.repeat_interleave(2, 2).repeat_interleave(2, 3)
         return x.repeat_interleave(2, 1) if self.time else x
 
 
 def to_patches(video_BCTHW: Tensor, patch: tuple[int, int, int]) -> Tensor:
-    """(B, C, T, H, W) to (B, T/pt, H/ph, W/pw, C pt ph pw); the last frame is repeated to fill the last patch."""
+    """Fold patches into channels: (B, C, T, H, W) to (B, ceil(T/pt), H/ph, W/pw, C pt ph pw).
+
+    Args:
+        video_BCTHW: H and W are multiples of the patch's; the last frame is repeated to fill the last patch.
+        patch: pt, ph, pw.
+    """
     b, c, t, h, w = video_BCTHW.shape
     pt, ph, pw = patch
     if t % pt:

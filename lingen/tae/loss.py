@@ -1,6 +1,8 @@
-"""What the TAE is trained on, and how reconstructions are measured (Movie Gen, 3.1.1).
+"""Losses of the TAE, and metrics of its reconstructions (Movie Gen, 3.1.1).
 
-Reconstruction (L1, in tae_training.py), a perceptual distance, a discriminator's verdict, and the outlier penalty.
+A perceptual distance, an adversarial loss and the outlier penalty; the L1 loss is in lingen/train/tae/objective.py.
+
+Legend: B batch, C channels, T frames (or latent frames), H height, W width.
 """
 
 from __future__ import annotations
@@ -14,10 +16,10 @@ from torch import Tensor, nn
 
 
 def outlier_penalty(latent_BCTHW: Tensor, r: float = 3.0) -> Tensor:
-    """Mean over positions of max(||x - mean|| - r ||std||, 0) (MG Eq. 1).
+    """Mean over positions of max(||x - mean|| - r ||std||, 0) (Movie Gen, Eq. 1).
 
-    Mean and std are per sample and channel over T, H, W; norms are over channels. It keeps the decoder from storing
-    global information in a few extreme latents ("spot" artefacts).
+    Mean and std are per sample and channel over T, H, W; norms are over channels. The penalty keeps the decoder from
+    storing global information in a few extreme latents ("spot" artefacts).
     """
     mean = latent_BCTHW.mean(dim=(2, 3, 4), keepdim=True)
     std = latent_BCTHW.std(dim=(2, 3, 4), keepdim=True, correction=0)
@@ -29,11 +31,16 @@ def outlier_penalty(latent_BCTHW: Tensor, r: float = 3.0) -> Tensor:
 class PerceptualLoss(nn.Module):
     """Distance of frames in the features of a VGG-16 (Zhang et al. 2018: LPIPS with equal weights for all channels).
 
-    Args: weights, a file of torchvision's vgg16 state dictionary (.pth or .safetensors); the classifier may be missing.
+    Args:
+        weights: file with the state dictionary of torchvision's vgg16 (.pth or .safetensors), with or without the
+            classifier.
 
     Raises:
-        ValueError: no such weights in the file.
+        ValueError: the file does not contain these weights.
     """
+
+    mean: Tensor
+    std: Tensor
 
     TAPS = (3, 8, 15, 22, 29)  # relu1_2, 2_2, 3_3, 4_3, 5_3
 
@@ -47,7 +54,9 @@ class PerceptualLoss(nn.Module):
             prefix = "features." if any(name.startswith("features.") for name in state) else ""
             self.features.load_state_dict({name: state[prefix + name] for name in self.features.state_dict()})
         except (OSError, KeyError, RuntimeError) as error:
-            raise ValueError(f"fit.perceptual: {weights} holds no weights of torchvision's vgg16 ({error})") from error
+            raise ValueError(
+                f"fit.perceptual: {weights} does not contain the weights of torchvision's vgg16 ({error})"
+            ) from error
         for i, module in enumerate(self.features):
             if isinstance(module, nn.ReLU):
                 self.features[i] = nn.ReLU(inplace=False)
@@ -56,8 +65,8 @@ class PerceptualLoss(nn.Module):
         self.register_buffer("std", torch.tensor([0.229, 0.224, 0.225]).view(3, 1, 1), persistent=False)
 
     def forward(self, a_B3THW: Tensor, b_B3THW: Tensor) -> Tensor:
-        """Mean over frames and positions, summed over layers; 0 for equal videos in [-1, 1]."""
-        x, y = (self._pictures(video) for video in (a_B3THW, b_B3THW))
+        """Distance of two videos in [-1, 1]: mean over frames and positions, summed over layers; 0 for equal ones."""
+        x, y = (self._images(video) for video in (a_B3THW, b_B3THW))
         total = x.new_zeros(())
         for i, module in enumerate(self.features):
             x, y = module(x), module(y)
@@ -66,12 +75,12 @@ class PerceptualLoss(nn.Module):
                 total = total + difference.square().sum(1).mean()
         return total
 
-    def _pictures(self, video_B3THW: Tensor) -> Tensor:
+    def _images(self, video_B3THW: Tensor) -> Tensor:
         return (video_B3THW.transpose(1, 2).flatten(0, 1) / 2 + 0.5 - self.mean) / self.std
 
 
 class PatchDiscriminator(nn.Module):
-    """Real or decoded, for every patch of a video (Isola et al. 2017, with time); a picture is a video of one frame."""
+    """Classifier of the patches of a video as real or decoded (Isola et al. 2017, with time); an image is one frame."""
 
     def __init__(self, width: int = 64):
         super().__init__()
@@ -85,21 +94,21 @@ class PatchDiscriminator(nn.Module):
         self.layers = nn.Sequential(*layers, nn.Conv3d(widths[-1], 1, 3, padding=1))
 
     def forward(self, video_B3THW: Tensor) -> Tensor:
-        """(B, 1, T, H/8, W/8): above 0 where it takes the patch for real."""
+        """Logits (B, 1, T, H/8, W/8), above 0 where a patch is taken for real."""
         return self.layers(video_B3THW)
 
     def loss(self, real_B3THW: Tensor, decoded_B3THW: Tensor) -> Tensor:
-        """Hinge loss of the discriminator; no gradient for the decoder."""
+        """Hinge loss of the discriminator, without a gradient for the decoder."""
         return (F.relu(1 - self(real_B3THW)).mean() + F.relu(1 + self(decoded_B3THW.detach())).mean()) / 2
 
-    def verdict(self, decoded_B3THW: Tensor) -> Tensor:
-        """What the decoder minimises; no gradient for the discriminator's weights."""
+    def generator_loss(self, decoded_B3THW: Tensor) -> Tensor:
+        """Adversarial loss of the decoder, without a gradient for the discriminator's weights."""
         weights = {name: p.detach() for name, p in self.named_parameters()}
         return -torch.func.functional_call(self, weights, (decoded_B3THW,)).mean()
 
 
 def psnr(a: Tensor, b: Tensor) -> Tensor:
-    """Peak signal-to-noise ratio in dB of each sample (first axis) of two tensors in [-1, 1], clamped to it."""
+    """Peak signal-to-noise ratio in dB of each sample (first axis) of two tensors, clamped to [-1, 1]."""
     error = (a.clamp(-1, 1) - b.clamp(-1, 1)).float().pow(2).flatten(1).mean(1)
     return 10 * torch.log10(4.0 / error.clamp_min(1e-10))
 
@@ -107,15 +116,15 @@ def psnr(a: Tensor, b: Tensor) -> Tensor:
 def ssim(a_B3THW: Tensor, b_B3THW: Tensor) -> Tensor:
     """Structural similarity (Wang et al. 2004) of each sample, mean over frames, colours and positions.
 
-    Videos in [-1, 1], clamped to it; Gaussian window of 11 pixels (fewer in tiny pictures) and sigma 1.5.
+    Videos are clamped to [-1, 1]; the Gaussian kernel has 11 pixels (fewer in tiny frames) and sigma 1.5.
     """
     x, y = (v.clamp(-1, 1).float().transpose(1, 2).flatten(0, 2)[:, None] / 2 + 0.5 for v in (a_B3THW, b_B3THW))
     radius = min(5, (min(x.shape[-2:]) - 1) // 2)
-    line = torch.exp(-torch.arange(-radius, radius + 1, device=x.device).square() / (2 * 1.5**2))
-    line = line / line.sum()
+    kernel = torch.exp(-torch.arange(-radius, radius + 1, device=x.device).square() / (2 * 1.5**2))
+    kernel = kernel / kernel.sum()
 
     def blur(z: Tensor) -> Tensor:
-        return F.conv2d(F.conv2d(z, line.view(1, 1, -1, 1)), line.view(1, 1, 1, -1))
+        return F.conv2d(F.conv2d(z, kernel.view(1, 1, -1, 1)), kernel.view(1, 1, 1, -1))
 
     mean_x, mean_y = blur(x), blur(y)
     var_x, var_y, cov = blur(x * x) - mean_x**2, blur(y * y) - mean_y**2, blur(x * y) - mean_x * mean_y

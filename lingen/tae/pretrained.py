@@ -1,8 +1,9 @@
-"""A TAE as a folder: tae.safetensors and tae.json."""
+"""Saving and loading a TAE as a folder: tae.safetensors and tae.json."""
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from lingen.io.manifest import read_json, write_atomic, write_json
 from lingen.tae.config import TAEConfig
@@ -11,7 +12,7 @@ from lingen.tae.tae import TAE
 
 
 def save_tae(tae: TAE | DiffusersTAE, folder: str | Path) -> None:
-    """Write tae.safetensors and tae.json (configuration and digest) into a folder; also for one from diffusers."""
+    """Write tae.safetensors and tae.json (configuration and digest) into a folder."""
     from safetensors.torch import save
 
     folder = Path(folder)
@@ -22,7 +23,10 @@ def save_tae(tae: TAE | DiffusersTAE, folder: str | Path) -> None:
 
 
 def load_tae(source: str | Path) -> TAE | DiffusersTAE:
-    """Read what `save_tae` wrote, or open diffusers:PATH_OR_HUB_NAME[#subfolder]; evaluation mode, no gradients.
+    """Load a folder that `save_tae` wrote, or open diffusers:PATH_OR_HUB_NAME[#subfolder].
+
+    Returns:
+        The autoencoder in evaluation mode, without gradients.
 
     Raises:
         ValueError: there is no TAE, or its weights do not fit its configuration.
@@ -34,13 +38,15 @@ def load_tae(source: str | Path) -> TAE | DiffusersTAE:
     folder = Path(source)
     if not (folder / "tae.json").is_file() or not (folder / "tae.safetensors").is_file():
         raise ValueError(
-            f"--tae: {folder} holds no TAE (tae.json, tae.safetensors); name a folder of jobs/train_tae.py"
+            f"--tae: {folder} does not contain a TAE (tae.json, tae.safetensors); name a folder of jobs/train_tae.py"
         )
     about = read_json(folder / "tae.json")
-    fields = {k: tuple(v) if isinstance(v, list) else v for k, v in about["config"].items()}
+    config: dict[str, Any] = about["config"]
+    tae: TAE | DiffusersTAE
     if about.get("kind") == "diffusers":
-        tae = build_diffusers(fields["name"], fields["settings"])
+        tae = build_diffusers(config["name"], config["settings"])
     else:
+        fields: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in config.items()}
         tae = TAE(TAEConfig(**fields))
     try:
         tae.load_state_dict(load_file(folder / "tae.safetensors"))

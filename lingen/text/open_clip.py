@@ -1,23 +1,46 @@
-"""The text tower of an open_clip model: all tokens, not the pooled one."""
+"""The text tower of an open_clip model: all tokens, not the pooled one.
+
+Letters: B batch, L text tokens, E embedding width.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
 from lingen.text.digests import weights_digest
 
+if TYPE_CHECKING:
+    from open_clip.tokenizer import SimpleTokenizer
+    from open_clip.transformer import TextTransformer
+
 OWN_MODELS = {"lingen-tiny": Path(__file__).with_name("lingen-tiny.json")}
 BATCH = 256
 
 
 class OpenCLIPText:
-    """The text tower of an open_clip model. Attributes as in lingen.text.encoders.TextEncoder."""
+    """The text tower of an open_clip model; attributes as in lingen.text.encoders.TextEncoder.
 
-    def __init__(self, tower, tokenizer, name: str, device: torch.device, config: dict):
+    Args:
+        tower: open_clip's TextTransformer.
+        tokenizer: CLIP's, from open_clip.
+        name: of the encoder.
+        device: where it runs.
+        config: open_clip's configuration of the model, for the digest.
+    """
+
+    def __init__(
+        self,
+        tower: TextTransformer,
+        tokenizer: SimpleTokenizer,
+        name: str,
+        device: torch.device,
+        config: dict[str, Any],
+    ):
         self._tower = tower.eval().requires_grad_(False).to(device)
         self._tower.output_tokens = True
         self._tokenizer = tokenizer
@@ -29,25 +52,30 @@ class OpenCLIPText:
 
     @torch.inference_mode()
     def encode(self, captions: Sequence[str]) -> list[Tensor]:
-        """One float32 CPU tensor (L_i, dim) per caption: start-of-text to end-of-text, after the final LayerNorm.
+        """Embed captions: one float32 CPU tensor (L_i, E) per caption, start to end token, after the final LayerNorm.
 
-        A caption longer than the context (77 tokens for CLIP, the two marks included) is cut; its last token is then
-        still the end mark.
+        A caption longer than the context (77 tokens for CLIP, including start and end) is cut, but keeps its end token.
         """
         out: list[Tensor] = []
         for start in range(0, len(captions), BATCH):
             ids_BL = self._tokenizer(list(captions[start : start + BATCH]), context_length=self.context_length)
             lengths = (ids_BL == self._tokenizer.eot_token_id).int().argmax(dim=1) + 1
-            _, tokens_BLD = self._tower(ids_BL.to(self._device))
-            out += [tokens[:n].float().cpu().clone() for tokens, n in zip(tokens_BLD, lengths.tolist())]
+            _, tokens_BLE = self._tower(ids_BL.to(self._device))
+            out += [tokens[:n].float().cpu().clone() for tokens, n in zip(tokens_BLE, lengths.tolist())]
         return out
 
 
 def build_open_clip(model: str, pretrained: str | None, seed: int, device: torch.device) -> OpenCLIPText:
-    """Build the text tower of an open_clip model; only a `pretrained` tag uses the network.
+    """Build the text tower of an open_clip model; uses the network only if `pretrained` is a tag.
+
+    Args:
+        model: an open_clip model name, or lingen-tiny.
+        pretrained: checkpoint file or tag; None: random weights.
+        seed: of the random weights.
+        device: where it runs.
 
     Raises:
-        ValueError: an unknown model, a tag or file that is not there, or a model with another tokenizer than CLIP's.
+        ValueError: the model, tag or file is unknown, or the model's tokenizer is not CLIP's.
     """
     import open_clip
 
@@ -64,7 +92,7 @@ def build_open_clip(model: str, pretrained: str | None, seed: int, device: torch
             )
     architecture = open_clip.get_model_config(model)
     if architecture["text_cfg"].keys() & {"hf_tokenizer_name", "hf_model_name"}:
-        raise ValueError(f"--text: {model} does not read CLIP's tokens; choose a model that does")
+        raise ValueError(f"--text: {model} does not use CLIP's tokenizer; choose a model that does")
     tokenizer = open_clip.get_tokenizer(model)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)

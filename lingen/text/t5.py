@@ -1,22 +1,44 @@
-"""T5, UL2 and ByT5 as text encoders (the paper's line uses UL2 and ByT5 beside CLIP); needs the extra `t5`."""
+"""T5, UL2 and ByT5 as text encoders (Movie Gen uses UL2 and ByT5 beside CLIP); needs the extra `t5`.
+
+Letters: B batch, L text tokens, E embedding width.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from lingen.text.digests import weights_digest
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase, T5EncoderModel
+
 OWN_MODELS = {"lingen-byt5-tiny": {"vocab_size": 384, "d_model": 64, "d_kv": 16, "d_ff": 128, "num_layers": 2}}
 BATCH = 64
 
 
 class T5Text:
-    """The encoder half of a T5 model. Fields as in lingen.text.encoders.OpenCLIPText."""
+    """The encoder half of a T5 model; attributes as in lingen.text.encoders.TextEncoder.
 
-    def __init__(self, model, tokenizer, name: str, max_tokens: int, device: torch.device):
+    Args:
+        model: the encoder.
+        tokenizer: the model's.
+        name: of the encoder.
+        max_tokens: tokens after which captions are cut.
+        device: where it runs.
+    """
+
+    def __init__(
+        self,
+        model: T5EncoderModel,
+        tokenizer: PreTrainedTokenizerBase,
+        name: str,
+        max_tokens: int,
+        device: torch.device,
+    ):
         self._model = model.eval().requires_grad_(False).to(device)
         self._tokenizer = tokenizer
         self._device = device
@@ -27,7 +49,7 @@ class T5Text:
 
     @torch.inference_mode()
     def encode(self, captions: Sequence[str]) -> list[Tensor]:
-        """One float32 CPU tensor (L_i, dim) per caption, the end mark included; longer ones are cut at max_tokens."""
+        """Embed captions: one float32 CPU tensor (L_i, E) per caption, end token included, cut at max_tokens."""
         out: list[Tensor] = []
         for start in range(0, len(captions), BATCH):
             ids = self._tokenizer(
@@ -37,14 +59,20 @@ class T5Text:
                 truncation=True,
                 max_length=self.context_length,
             ).to(self._device)
-            tokens_BLD = self._model(input_ids=ids.input_ids, attention_mask=ids.attention_mask).last_hidden_state
+            tokens_BLE = self._model(input_ids=ids.input_ids, attention_mask=ids.attention_mask).last_hidden_state
             lengths = ids.attention_mask.sum(dim=1).tolist()
-            out += [tokens[:n].float().cpu().clone() for tokens, n in zip(tokens_BLD, lengths)]
+            out += [tokens[:n].float().cpu().clone() for tokens, n in zip(tokens_BLE, lengths)]
         return out
 
 
 def build_t5(model: str, seed: int, max_tokens: int, device: torch.device) -> T5Text:
-    """`model`: a local folder or hub name (a name downloads), or lingen-byt5-tiny: bytes in, random weights, 64 wide.
+    """Build a T5 text encoder.
+
+    Args:
+        model: a local folder, a hub name (which is downloaded), or lingen-byt5-tiny (bytes, random weights, 64 wide).
+        seed: of lingen-byt5-tiny's random weights.
+        max_tokens: tokens after which captions are cut.
+        device: where it runs.
 
     Raises:
         ValueError: transformers is missing, or the model cannot be loaded.

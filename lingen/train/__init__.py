@@ -1,1 +1,1 @@
-"""Training one stage: flow matching, sharding, checkpoints, and what keeps a long run alive."""
+"""Training: the loop, what watches it (observers/), checkpoints and weights; the temporal autoencoder's in tae/."""

@@ -2,9 +2,9 @@
 
     torchrun --nproc-per-node 2 -m lingen.train --shards out/latents --output out/run --preset tiny steps=200 lr=1e-3
 
-`name=value` sets a field of FitConfig (guard.max_skips=5 one of the guard's). The output folder has what jobs/train.py
+`name=value` sets a field of FitConfig (guard.max_skips=5 one of the guard's). The output folder gets what jobs/train.py
 writes (checkpoints/, model/) and metrics.jsonl. Exit codes: 0 done, 2 bad configuration, 75 asked to stop (SIGTERM, or
-a file named `stop` in the output folder) and saved: the same command goes on.
+a file named `stop` in the output folder) and saved: the same command continues.
 """
 
 from __future__ import annotations
@@ -16,8 +16,11 @@ import json
 import logging
 import os
 import sys
+import threading
 import time
+from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -35,15 +38,20 @@ from lingen.train.hand_over import grown
 from lingen.train.observers.preemption import Notice, StopFile, on_sigterm, stop_file
 from lingen.train.stage import Hooks, fit
 
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
+Config = TypeVar("Config", bound="DataclassInstance")
+
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run the command line; returns the exit code."""
+    """Run the command line. Returns the exit code."""
     parser = argparse.ArgumentParser("lingen.train", description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--shards", required=True, help="output folder of jobs/encode.py")
     parser.add_argument("--output", required=True, type=Path, help="folder for checkpoints, metrics and the model")
     parser.add_argument("--preset", default="tiny", choices=sorted(PRESETS), help="architecture, without --init")
     parser.add_argument("--init", type=Path, help="model folder of an earlier stage; its weights are the start")
-    parser.add_argument("--media", choices=("image", "video"), help="train on one medium alone")
+    parser.add_argument("--media", choices=("image", "video"), help="train on one medium only")
     parser.add_argument("--resolution", type=int, help="train on the buckets of one resolution")
     parser.add_argument("--frames", type=int, help="train on videos of one length, and images")
     parser.add_argument("fit", nargs="*", metavar="name=value", help="fields of FitConfig, such as steps=200")
@@ -60,8 +68,9 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _train(config: FitConfig, shards: ShardIndex, options: argparse.Namespace) -> bool:
+    """Train as configured. Returns whether training is finished (and was not asked to stop)."""
     encoded = require_manifest(options.shards, "encode", "--shards")
-    text = parse_text_encoders(encoded["config"]["text"]).values()
+    text = list(parse_text_encoders(encoded["config"]["text"]).values())
     if options.init:
         options.init = model_folder(options.init, "--init")
         before = read_about(options.init)
@@ -71,15 +80,15 @@ def _train(config: FitConfig, shards: ShardIndex, options: argparse.Namespace) -
         preset = options.preset
         architecture = dataclasses.replace(PRESETS[options.preset], text_dims=shards.text_dims)
     _join(config.hang_timeout)
-    told: list[bool] = []
-    file = StopFile(options.output)
+    sigterm, file = threading.Event(), StopFile(options.output)
     try:
         if dist.get_rank() == 0:
             options.output.mkdir(parents=True, exist_ok=True)
             stop_file(options.output).unlink(missing_ok=True)
         dist.barrier()
-        hooks = Hooks(log=Metrics(options.output / "metrics.jsonl"), notice=lambda: Notice.STOP if told else file())
-        with on_sigterm(lambda: told.append(True)):
+        metrics = MetricsFile(options.output / "metrics.jsonl")
+        hooks = Hooks(log=metrics, notice=lambda: Notice.STOP if sigterm.is_set() else file())
+        with on_sigterm(sigterm.set):
             model, ema, finished = fit(config, grown(architecture, shards), shards, options.output, options.init, hooks)
         if finished:
             raw, averaged = whole_weights(model, ema)
@@ -92,7 +101,7 @@ def _train(config: FitConfig, shards: ShardIndex, options: argparse.Namespace) -
 
 
 def _join(timeout_s: float) -> None:
-    """The launcher's process group, or one of this process alone."""
+    """Join the launcher's process group, or form one of this process alone."""
     gpu = torch.cuda.is_available()
     if gpu:
         torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", 0)))
@@ -102,8 +111,8 @@ def _join(timeout_s: float) -> None:
     dist.init_process_group("nccl" if gpu else "gloo", timeout=datetime.timedelta(seconds=timeout_s))
 
 
-class Metrics:
-    """Rank 0 appends one JSON line per report; a step that was reported before a restart is not reported again."""
+class MetricsFile:
+    """Rank 0 appends one JSON line per report; a step reported before a restart is not reported again."""
 
     def __init__(self, path: Path):
         self._path = path
@@ -119,26 +128,41 @@ class Metrics:
         print(f"step {step}: " + ", ".join(f"{n} {metrics[n]:.4g}" for n in shown if n in metrics), flush=True)
 
 
-def _with_values(config: FitConfig, settings: list[str]) -> FitConfig:
-    """The configuration with some `name=value` applied; ValueError names what does not fit."""
+def _with_values(config: Config, settings: Sequence[str]) -> Config:
+    """The configuration with some `name=value` applied. ValueError: the message names the one that does not fit."""
     for setting in settings:
         name, equals, text = setting.partition("=")
-        group, _, field = name.rpartition(".")
-        owner = getattr(config, group, None) if group else config
-        if (
-            not equals
-            or not dataclasses.is_dataclass(owner)
-            or field not in {f.name for f in dataclasses.fields(owner)}
-        ):
-            raise ValueError(f"{setting}: write name=value with a name of FitConfig (lingen/train/loop.py)")
-        before = getattr(owner, field)
         try:
-            value = {"true": True, "false": False}[text.lower()] if isinstance(before, bool) else type(before)(text)
-        except (ValueError, KeyError, TypeError):
-            raise ValueError(f"{setting}: {text} is no {type(before).__name__}") from None
-        owner = dataclasses.replace(owner, **{field: value})
-        config = dataclasses.replace(config, **{group: owner}) if group else owner
+            if not equals:
+                raise KeyError(name)
+            config = _with_value(config, name, text)
+        except KeyError:
+            raise ValueError(
+                f"{setting}: write name=value with a field of FitConfig (lingen/train/config.py)"
+            ) from None
+        except TypeError as error:
+            raise ValueError(f"{setting}: {error}") from None
     return config
+
+
+def _with_value(config: Config, name: str, text: str) -> Config:
+    """A copy with one field, which may be `a.b`, read from text.
+
+    Raises:
+        KeyError: there is no such field.
+        TypeError: the text is not a value of its type.
+    """
+    field, _, inner = name.partition(".")
+    before = {f.name: getattr(config, f.name) for f in dataclasses.fields(config)}[field]
+    if dataclasses.is_dataclass(before):
+        return dataclasses.replace(config, **{field: _with_value(before, inner, text)})
+    if inner:
+        raise KeyError(name)
+    try:
+        value = {"true": True, "false": False}[text.lower()] if isinstance(before, bool) else type(before)(text)
+    except (ValueError, KeyError):
+        raise TypeError(f"{text} is not a valid {type(before).__name__}") from None
+    return dataclasses.replace(config, **{field: value})
 
 
 if __name__ == "__main__":

@@ -2,21 +2,21 @@
 
     checkpoints/step_00000100/   model, EMA, optimizer and RNG shards (torch.distributed.checkpoint) and meta.json
 
-Training stands still only while the state is copied to host memory. A thread writes it, one save at a time, and gives
-the folder its name when all is there. A folder without that name is a save that was cut off: it is never read, and
+Training waits only while the state is copied to host memory. A thread writes it, one save at a time, and gives the
+folder its name when all is written. A folder without that name is a save that was cut off: it is never read, and is
 removed at the next start.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import datetime
 import logging
 import shutil
 import threading
+from collections.abc import Callable
 from concurrent.futures import Future
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -28,9 +28,12 @@ from torch.distributed.checkpoint.state_dict import get_state_dict, set_state_di
 
 from lingen.io.manifest import read_json, write_json
 from lingen.train.ema import EMA
+from lingen.train.ranks import cpu_group
 from lingen.train.rng import rng_state, set_rng_state
 
 log = logging.getLogger(__name__)
+
+Result = TypeVar("Result")
 
 META = "meta.json"
 
@@ -41,22 +44,25 @@ class CheckpointFailed(RuntimeError):
 
 @dataclasses.dataclass(frozen=True)
 class Retention:
-    """Which checkpoints stay: the newest one, the newest `last` of the regular ones (those that a rewind may go back
-    to), and for good those at multiples of `every` steps (0: none)."""
+    """Which checkpoints are kept: always the newest, and as many older ones as configured."""
 
     last: int = 2
+    """the newest so many of the regular ones, which a rewind may go back to"""
     every: int = 0
+    """and for good those at multiples of so many steps; 0: none"""
 
     def keeps(self, steps: list[int], regular: list[int]) -> set[int]:
-        """Those of `steps` (ascending) that stay."""
+        """Those of `steps` that are kept; both lists are ascending."""
         return {*steps[-1:], *regular[-self.last :], *(s for s in steps if self.every and s % self.every == 0)}
 
 
 def checkpoint_path(folder: Path, step: int) -> Path:
+    """The folder of the checkpoint after `step` updates."""
     return folder / f"step_{step:08d}"
 
 
 def step_of(path: Path) -> int:
+    """The step that a checkpoint's folder is named after."""
     return int(path.name.removeprefix("step_"))
 
 
@@ -66,15 +72,18 @@ def checkpoints(folder: Path) -> list[Path]:
 
 
 def regular_steps(folder: Path) -> list[int]:
-    """Steps of the finished checkpoints that were due, not asked for by a notice; oldest first."""
+    """Steps of the finished checkpoints that were due, not requested by a notice; oldest first."""
     return [step_of(path) for path in checkpoints(folder) if read_json(path / META)["regular"]]
 
 
 class Checkpointer:
     """Saves and loads the state of one training run. Every method is called by every rank, in the same order.
 
-    Args: folder, of the checkpoints; model, ema, optimizer, saved and loaded in place; retention, which of them stay;
-    timeout_s, how long ranks wait for each other while one is saved or loaded (None: torch's default).
+    Args:
+        folder: where the checkpoints are.
+        model, ema, optimizer: what is saved, and loaded in place.
+        retention: which checkpoints are kept.
+        timeout_s: how long ranks wait for each other while one is saved or loaded; None is torch's default.
     """
 
     def __init__(
@@ -88,12 +97,11 @@ class Checkpointer:
     ):
         self.folder = folder
         self._model, self._ema, self._optimizer, self._retention = model, ema, optimizer, retention
-        # The writing thread talks to its peers while training does: that takes a group of its own, on CPU tensors.
-        timeout = None if timeout_s is None else datetime.timedelta(seconds=timeout_s)
-        self._group = dist.new_group(backend="gloo", timeout=timeout)
+        # The writing thread talks to its peers while training does: that takes a separate group, on CPU tensors.
+        self._group = cpu_group(timeout_s)
         gpu = torch.cuda.is_available()
         self._stager = DefaultStager(StagingOptions(gpu, False, False, gpu))  # pinned, copied without blocking
-        self._saving: Future | None = None
+        self._saving: Future[Path] | None = None
         self._step = 0
         if dist.get_rank() == 0:
             self._remove_partial()
@@ -110,12 +118,16 @@ class Checkpointer:
         return self._saving is not None and self._saving.done() and self._saving.exception() is not None
 
     def save(self, step: int, meta: dict[str, Any], regular: bool = True) -> None:
-        """Start saving all that training needs to go on after `step` updates; `meta` must be JSON-able.
+        """Start saving all that training needs to resume after `step` updates; waits first for the previous save.
 
-        Returns once the state is copied, so training may change it. Waits first for the save before this one.
+        Returns once the state is copied, so that training may change it.
+
+        Args:
+            meta: content of meta.json, JSON-able.
+            regular: whether a rewind may go back to it.
 
         Raises:
-            CheckpointFailed: the save before this one failed.
+            CheckpointFailed: the previous save failed.
         """
         self.wait()
         state = self._state() | {"rng": {_rank_name(): rng_state()}}
@@ -125,10 +137,10 @@ class Checkpointer:
         self._saving = _in_thread(self._write, self._stager.stage(state), step, meta)
 
     def wait(self) -> Path | None:
-        """The checkpoint in flight, once it is published (None when nothing was in flight).
+        """Wait until the checkpoint in flight is published. Returns it; None when none was in flight.
 
         Raises:
-            CheckpointFailed: it could not be written; says where, why and what to do.
+            CheckpointFailed: it could not be written; the message says where, why and what to do.
         """
         saving, self._saving = self._saving, None
         if saving is None:
@@ -141,15 +153,15 @@ class Checkpointer:
         raise CheckpointFailed(self._explain(error)) from error
 
     def load_newest(self) -> dict[str, Any] | None:
-        """Load the newest checkpoint that can be read; returns its meta, None when there is none.
+        """Load the newest checkpoint that can be read. Returns its meta; None when there is none.
 
-        A damaged one is reported, set aside as `damaged_<name>`, and the one before is taken.
+        A damaged one is reported, set aside as `damaged_<name>`, and the one before it is loaded.
         """
         while found := checkpoints(self.folder):
             try:
                 return self.load(step_of(found[-1]))
-            except (Exception, CheckpointException) as error:  # the latter is no Exception
-                # DCP raises many kinds for damaged files; whatever it is, the one before is the better answer.
+            except (Exception, CheckpointException) as error:  # the latter is not an Exception
+                # DCP raises many kinds for damaged files; whichever it is, the one before is the better answer.
                 log.warning("checkpoint %s cannot be read (%s); taking the one before", found[-1], str(error)[:300])
                 dist.barrier(group=self._group)
                 if dist.get_rank() == 0:
@@ -160,7 +172,7 @@ class Checkpointer:
         return None
 
     def load(self, step: int) -> dict[str, Any]:
-        """Load in place, resharding to this number of workers; returns the meta given to `save`, with step."""
+        """Load in place, resharding to this number of workers. Returns the checkpoint's meta."""
         path = checkpoint_path(self.folder, step)
         meta = read_json(path / META)
         state = self._state()
@@ -171,7 +183,7 @@ class Checkpointer:
             self._model, self._optimizer, model_state_dict=state["model"], optim_state_dict=state["optimizer"]
         )
         self._ema.updates = meta["ema_updates"]
-        if same_world:  # generators belong to ranks: on another number of them there is nothing to put back
+        if same_world:  # generators belong to ranks: on another number of them there is nothing to restore
             set_rng_state(state["rng"][_rank_name()])
         return meta
 
@@ -182,7 +194,7 @@ class Checkpointer:
     def _write(self, state: dict[str, Any], step: int, meta: dict[str, Any]) -> Path:
         """Runs in a thread of every rank."""
         dcp.save(state, checkpoint_id=self._partial(step), process_group=self._group)
-        error = [None]
+        error: list[str | None] = [None]
         if dist.get_rank() == 0:  # by now every rank has written and flushed its files
             try:
                 self._publish(step, meta)
@@ -196,7 +208,7 @@ class Checkpointer:
     def _publish(self, step: int, meta: dict[str, Any]) -> None:
         final = checkpoint_path(self.folder, step)
         write_json(self._partial(step) / META, meta)
-        shutil.rmtree(final, ignore_errors=True)  # the same step again, after a fall-back to an older one
+        shutil.rmtree(final, ignore_errors=True)  # the same step again, after falling back to an older one
         self._partial(step).rename(final)
         found = {step_of(path): path for path in checkpoints(self.folder)}
         for old in found.keys() - self._retention.keeps(list(found), regular_steps(self.folder)):
@@ -223,21 +235,21 @@ class Checkpointer:
             f"the checkpoint of step {self._step} could not be written to {self.folder} ({' '.join(reason.split())}); "
             f"{room}. "
             + (
-                f"The checkpoint of step {step_of(before[-1])} is intact, the same command goes on from it"
+                f"The checkpoint of step {step_of(before[-1])} is intact, the same command continues from it"
                 if before
-                else "There is no earlier checkpoint, the same command starts anew"
+                else "There is no earlier checkpoint, the same command starts over"
             )
         )
 
 
-def _in_thread(function, *args) -> Future:
-    """A daemon thread, not a pool's: those are joined at exit, where a peer that died would be waited for."""
-    future: Future = Future()
+def _in_thread(function: Callable[..., Result], *args: Any) -> Future[Result]:
+    """Run in a daemon thread, not a pool's: those are joined at exit, which would wait for a peer that died."""
+    future: Future[Result] = Future()
 
     def work() -> None:
         try:
             future.set_result(function(*args))
-        except BaseException as error:  # DCP's own is no Exception; it is raised where the save is waited for
+        except BaseException as error:  # DCP's own is not an Exception; it is raised where the save is waited for
             future.set_exception(error)
 
     threading.Thread(target=work, name="checkpoint", daemon=True).start()

@@ -1,4 +1,4 @@
-"""How a stage is trained."""
+"""The training settings of a stage."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ class FitConfig:
     batch_size: int = 64
     """samples in a global batch"""
     micro_batch: int = 0
-    """samples a worker takes through the model at once; 0: all it has (no gradient accumulation)"""
+    """samples that a worker takes through the model at once; 0: all it has (no gradient accumulation)"""
     image_ratio: str = "1:100"
     """images to videos in video stages, in samples"""
     text_dropout: float = 0.1
-    """share of samples trained without text, for guidance"""
+    """share of samples trained without their text, for guidance"""
     lr: float = 6e-5
     """peak learning rate of AdamW"""
     lr_end: float = 1e-5
@@ -41,40 +41,40 @@ class FitConfig:
     ema_decay: float = 0.9999
     """decay of the averaged weights"""
     average_last: int = 0
-    """at the end, average the weights of so many steps evenly (model averaging) instead of exponentially; 0: never"""
+    """average the weights of the last so many steps evenly (model averaging) instead of exponentially; 0: never"""
     precision: Literal["float32", "bfloat16"] = "float32"
-    """of the model's arithmetic; weights, gradients' sums and optimizer state stay float32"""
+    """of the model's arithmetic; weights, gradient sums and optimizer state stay float32"""
     activation_checkpointing: bool = False
-    """recompute each layer's activations in the backward pass: memory for a third more time"""
+    """recompute each layer's activations in the backward pass: saves memory for a third more time"""
     compile: bool = False
     """torch.compile every layer"""
     shard_group: int = 0
-    """workers that share one copy of the weights, gradients and optimizer state, such as the GPUs of a node (copies are
-    kept alike across groups); 0: all workers share one copy"""
+    """workers that share one copy of the weights, gradients and optimizer state, such as the GPUs of a node (all groups
+    hold equal copies); 0: all workers share one copy"""
     seed: int = 0
-    """of initial weights, sample order, noise and times"""
+    """seed of initial weights, sample order, noise and times"""
     checkpoint_every: int = 1000
-    """steps between checkpoints; one is saved at the end in any case"""
+    """steps between checkpoints; one is always saved at the end"""
     keep_checkpoints: int = 2
-    """how many of the newest stay, beside one that a notice to stop asked for"""
+    """number of the newest that are kept, beside one saved by a request to stop"""
     keep_every: int = 0
-    """checkpoints at multiples of this many steps stay for good; 0: none do"""
+    """checkpoints at multiples of this many steps are kept for good; 0: none"""
     log_every: int = 10
     """steps between reported metrics (means over those steps)"""
     sample_every: int = 0
     """steps between sample videos; 0: at the end only"""
     held_out: float = 0.001
-    """share of the files that is never trained on, in any stage; chosen by the files' hashes"""
+    """share of the files that are never trained on, in any stage; chosen by the files' hashes"""
     validate_every: int = 0
-    """steps between validations on held-out samples (at the start and the end as well); 0: never"""
+    """steps between validations on held-out samples, which also come at the start and at the end; 0: never"""
     validation_samples: int = 64
-    """held-out samples of each medium that a validation takes"""
+    """held-out samples of each medium in a validation"""
     guard: GuardConfig = dataclasses.field(default_factory=GuardConfig)
-    """which updates are skipped"""
+    """which updates are skipped, and when training rewinds"""
     hang_timeout: float = 1800.0
     """seconds without progress after which training ends with an error that names the rank that is behind"""
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if self.keep_every < 0:
             raise ValueError(f"fit.keep_every: must not be negative, got {self.keep_every}")
         if not self.hang_timeout > 0:

@@ -1,4 +1,4 @@
-"""Exponential moving average of sharded weights: every rank averages the shard it holds."""
+"""Averages of sharded weights: every rank averages the shard that it holds."""
 
 from __future__ import annotations
 
@@ -8,13 +8,15 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor, nn
 
+from lingen.train.ranks import local
+
 
 class EMA:
-    """Averages of a model's parameters, sharded as they are (DTensors stay DTensors).
+    """Exponential moving averages of a model's parameters, sharded as they are (DTensors stay DTensors).
 
     The decay grows with the number of updates n as min(decay, (1 + n) / (10 + n)), so that a short run is not held back
-    by its start. After `uniform_after` updates the average starts anew and every later update counts alike (model
-    averaging, as quality tuning ends).
+    by its start. After `uniform_after` updates the average starts over, and all later updates have equal weight (model
+    averaging, at the end of quality tuning).
     """
 
     def __init__(self, model: nn.Module, decay: float, updates: int = 0, uniform_after: int | None = None):
@@ -23,6 +25,7 @@ class EMA:
 
     @torch.no_grad()
     def update(self, model: nn.Module) -> None:
+        """Move the averages towards the model's weights."""
         self.updates += 1
         if self.uniform_after is not None and self.updates > self.uniform_after:
             decay = 1 - 1 / (self.updates - self.uniform_after)
@@ -34,7 +37,7 @@ class EMA:
 
     @contextlib.contextmanager
     def applied_to(self, model: nn.Module) -> Iterator[None]:
-        """The model with averaged weights inside the block, with its own again after it."""
+        """Give the model the averaged weights inside the block, and its own again after it."""
         parameters = dict(model.named_parameters())
         own = {name: local(p.detach()).clone() for name, p in parameters.items()}
         with torch.no_grad():
@@ -46,8 +49,3 @@ class EMA:
             with torch.no_grad():
                 for name, p in parameters.items():
                     local(p).copy_(own[name])
-
-
-def local(tensor: Tensor) -> Tensor:
-    """The shard of a DTensor that this rank holds; a plain tensor as it is."""
-    return tensor.to_local() if hasattr(tensor, "to_local") else tensor

@@ -1,4 +1,4 @@
-"""What a finished stage leaves behind: whole weights, and a description to generate from and to train on."""
+"""What a finished stage exports: unsharded weights, and the description that generation and later stages need."""
 
 from __future__ import annotations
 
@@ -6,20 +6,27 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor
+
 from lingen.data.shard_index import ShardIndex
 from lingen.io.manifest import to_plain
 from lingen.model.denoiser import Denoiser
 from lingen.text.encoders import TextEncoderConfig
 from lingen.train.ema import EMA
+from lingen.train.ranks import whole
 
 
 def describe(
     stage: str, preset: str, shards: ShardIndex, text: Sequence[TextEncoderConfig], prompts: Sequence[str]
 ) -> dict[str, Any]:
-    """What config.json says beside the architecture, so that a model can be generated from and trained on.
+    """Content of config.json beside the architecture: what generating and further training need to know.
 
-    Args: shards, the buckets it was trained on, of one resolution; text, settings of their encoders, in their order;
-        prompts, sample prompts (the first is what generating takes when it is given none).
+    Args:
+        stage: name of the stage.
+        preset: name of the architecture.
+        shards: the buckets that the model was trained on, of one resolution.
+        text: settings of the shards' text encoders, in their order.
+        prompts: sample prompts; the first is generation's default.
     """
     largest = max(shards.buckets.values(), key=lambda b: (b.bucket.frames, len(b)))
     return {
@@ -39,10 +46,15 @@ def describe(
 
 
 def check_same_latents(about: dict[str, Any], shards: ShardIndex, init: str | Path) -> None:
-    """A model goes on training only on what it was trained on: latents of the same TAE, text of the same encoders.
+    """Check that a model can be trained further on these shards: the same TAE, the same text encoders.
+
+    Args:
+        about: the model's config.json.
+        shards: what it is to be trained on.
+        init: the model's folder.
 
     Raises:
-        ValueError: it was trained on others; names `init`, the model's folder, and both.
+        ValueError: it was trained on others; the message names `init` and both.
     """
     if about["tae_digest"] != shards.format.tae_digest:
         raise ValueError(
@@ -56,11 +68,7 @@ def check_same_latents(about: dict[str, Any], shards: ShardIndex, init: str | Pa
         )
 
 
-def whole_weights(model: Denoiser, ema: EMA) -> tuple[dict, dict]:
+def whole_weights(model: Denoiser, ema: EMA) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     """(raw, averaged) unsharded state dictionaries; called by every rank."""
-
-    def whole(tensor):
-        return tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor
-
     raw = {name: whole(p.detach()) for name, p in model.named_parameters()}
     return raw, {name: whole(p) for name, p in ema.weights.items()}

@@ -1,4 +1,4 @@
-"""Weights handed from one stage to the next: the model of a stage, and position tables that grow with its videos."""
+"""The hand-over of weights from one stage to the next, with position tables that grow with the stage's videos."""
 
 from __future__ import annotations
 
@@ -16,16 +16,24 @@ from lingen.train.sharding import shard
 
 
 def grown(architecture: DenoiserConfig, shards: ShardIndex) -> DenoiserConfig:
-    """The architecture with position tables as large as these shards need; they never shrink."""
+    """The architecture with position tables as large as these shards need; they never shrink.
+
+    Raises:
+        ValueError: the patch does not divide the latents.
+    """
     grids = [architecture.token_grid(bucket.latent_shape[1:]) for bucket in shards.buckets.values()]
-    sizes = tuple(max(axis) for axis in zip(architecture.position_sizes, *grids))
-    return dataclasses.replace(architecture, position_sizes=sizes)
+    T, H, W = (max(axis) for axis in zip(architecture.position_sizes, *grids))
+    return dataclasses.replace(architecture, position_sizes=(T, H, W))
 
 
 def build_model(
     config: FitConfig, architecture: DenoiserConfig, init: Path | None, device: torch.device
 ) -> tuple[Denoiser, EMA]:
-    """The sharded model and its EMA, with the weights of `init` (positions resized) or seeded random ones."""
+    """The sharded model and its average.
+
+    Args:
+        init: an exported model whose weights are the start, its position tables resized; None: seeded random weights.
+    """
     torch.manual_seed(config.seed)
     model = Denoiser(architecture)
     averaged = None
@@ -43,11 +51,11 @@ def build_model(
 
 
 def _load_resized(model: Denoiser, init: Path, weights: str) -> None:
-    """Load an earlier stage's weights; its position tables are stretched to this stage's size."""
+    """Load an earlier stage's weights, with position tables stretched to this stage's size."""
     before, state = read_weights(init, weights)
     earlier = Denoiser(before)
     earlier.load_state_dict(state)
-    latent_shape = tuple(n * p for n, p in zip(model.config.position_sizes, model.config.patch))
     if earlier.config.position_sizes != model.config.position_sizes:
-        earlier.resize_positions(latent_shape)
+        T, H, W = (n * p for n, p in zip(model.config.position_sizes, model.config.patch))
+        earlier.resize_positions((T, H, W))
     model.load_state_dict(earlier.state_dict())

@@ -1,7 +1,7 @@
 """The training loop: draw a batch, noise it, predict the velocity, step, average (Movie Gen, 2410.13720, 3.2.1).
 
 A step is a function of (seed, step, weights): the plan names the samples, each sample carries the seed of its noise and
-time, and gradients are averaged over the global batch, whatever the number of workers. All that keeps a long run alive
+time, and gradients are averaged over the global batch, whatever the number of workers. What keeps a long run alive
 watches from outside (lingen/train/observers/).
 
 Legend: B samples of this rank, C channels, T/H/W latent axes.
@@ -15,6 +15,7 @@ from collections.abc import Iterable
 import torch
 import torch.distributed as dist
 from torch import nn
+from torch.distributed.fsdp import FSDPModule
 
 from lingen.data.loader import LatentBatch
 from lingen.model.denoiser import Denoiser
@@ -24,6 +25,7 @@ from lingen.train.flow import draw_noise_and_times, interpolate, per_sample_loss
 from lingen.train.lr_schedule import learning_rate
 from lingen.train.observers.observer import Observers, Step
 from lingen.train.observers.preemption import Notice
+from lingen.train.ranks import whole
 
 
 class Trainer:
@@ -45,7 +47,8 @@ class Trainer:
         """Train on every batch. Returns False when an observer asked to stop before the stage's last step."""
         clock = time.perf_counter()
         for batch in batches:
-            step = Step(batch=batch, last=batch.step + 1 == self.config.steps)
+            step = Step(batch.step, last=batch.step + 1 == self.config.steps)
+            step.batch = batch
             step.waited_s = time.perf_counter() - clock
             self.observers.before_step(step)
             self.train_step(step)
@@ -63,9 +66,9 @@ class Trainer:
             group["lr"] = step.lr
         self.accumulate_gradients(step)
         norm = nn.utils.clip_grad_norm_(self.model.parameters(), self.config.grad_clip)
-        step.grad_norm = (norm.full_tensor() if hasattr(norm, "full_tensor") else norm).item()
-        step.skipped = self.observers.reason_to_skip(step)
-        if step.skipped is None:
+        step.grad_norm = whole(norm).item()
+        step.skip_reason = self.observers.reason_to_skip(step)
+        if step.skip_reason is None:
             self.optimizer.step()
             self.ema.update(self.model)
         self.optimizer.zero_grad()
@@ -78,7 +81,7 @@ class Trainer:
         losses, times = [], []
         for first in range(0, count, size):
             part = slice(first, first + size)
-            if hasattr(self.model, "set_requires_gradient_sync"):
+            if isinstance(self.model, FSDPModule):
                 self.model.set_requires_gradient_sync(first + size >= count)
             data = step.batch.latent_BCTHW[part].to(self.device)
             drawn = draw_noise_and_times(step.batch.seeds[part], data.shape[1:])

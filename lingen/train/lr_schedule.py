@@ -1,4 +1,4 @@
-"""Learning rate as a pure function of the step: nothing to save, nothing to restore."""
+"""The learning rate, a pure function of the step: nothing to save, nothing to restore."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from lingen.train.config import FitConfig
 
 
 def learning_rate(config: FitConfig, step: int) -> float:
-    """Linear warm-up to lr, then constant, or a line or half a cosine down to lr_end. `step` counts from 0."""
+    """Linear warm-up to lr, then constant, or along a line or half a cosine down to lr_end. `step` counts from 0."""
     if step < config.warmup:
         return config.lr * (step + 1) / config.warmup
     if config.schedule == "constant":

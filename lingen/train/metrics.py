@@ -1,6 +1,6 @@
-"""What is reported: sums over the steps since the last report, added up over ranks only then.
+"""The metrics of a report: sums over the steps since the last one, added up over ranks only then.
 
-Legend: B samples of this rank.
+Legend: B samples of this rank, C channels, T/H/W latent axes.
 """
 
 from __future__ import annotations
@@ -17,11 +17,16 @@ from lingen.model.denoiser import DenoiserConfig
 from lingen.model.flops import peak_flops, training_flops
 from lingen.train.observers.observer import Step
 
-NOISE_LEVELS = 4  # the loss is also reported by quarter of t: how well each part of the path is learnt
+NOISE_LEVELS = 4
+"""the loss is also reported by quarter of t: how well each part of the path is learnt"""
 
 
 class MetricsWindow:
-    """What is reported: sums over the steps since the last report, added up over ranks only then."""
+    """Sums over the steps since the last report.
+
+    Attributes:
+        seconds: spent waiting for data, in steps altogether ("total"), and on checkpoints between them.
+    """
 
     def __init__(self, architecture: DenoiserConfig, precision: str, device: torch.device):
         self._architecture, self._device = architecture, device
@@ -32,7 +37,7 @@ class MetricsWindow:
     def _reset(self) -> None:
         # Rows: all, image, video, then quarters of t. Columns: sum of losses, number of samples.
         self._sums = torch.zeros(3 + NOISE_LEVELS, 2, dtype=torch.float64, device=self._device)
-        # Samples, their tokens, those replaced, FLOPs; known here, so that no step waits for a copy to the device.
+        # Samples, their tokens, those replaced, FLOPs; on the CPU, so that no step waits for a copy to the device.
         self._counts = torch.zeros(4, dtype=torch.float64)
         self.seconds = {"data": 0.0, "total": 0.0, "checkpoint": 0.0}
         self._steps = self._skipped = 0
@@ -42,19 +47,19 @@ class MetricsWindow:
         """Count a step of this rank."""
         self._add_losses(step.loss_B, step.t_B, step.batch.bucket.media == "image")
         self._steps += 1
-        self._skipped += step.skipped is not None
+        self._skipped += step.skip_reason is not None
         self._grad_norm, self._lr = step.grad_norm, step.lr
         self.seconds["data"] += step.waited_s
         self.seconds["total"] += step.seconds
-        count, shape = step.batch.latent_BCTHW.shape[0], tuple(step.batch.latent_BCTHW.shape[2:])
-        tokens, flops = count * math.prod(self._architecture.token_grid(shape)), 0
+        count, shape = step.batch.latent_BCTHW.shape[0], step.batch.latent_BCTHW.shape[2:]
+        tokens, flops = count * math.prod(self._architecture.token_grid(shape)), 0.0
         if self._peak:
             text = sum(mask.shape[1] for _, mask in step.batch.text)
             flops = count * training_flops(self._architecture, shape, text)
         self._counts += torch.tensor([count, tokens, len(step.batch.replaced), flops], dtype=torch.float64)
 
     def _add_losses(self, loss_B: Tensor, t_B: Tensor, image: bool) -> None:
-        finite = loss_B.isfinite()  # the guard deals with the others; one would blank the whole window's mean
+        finite = loss_B.isfinite()  # the guard deals with the others; one would blank the whole mean
         pairs = torch.stack([loss_B.double().where(finite, 0.0), finite.double()], dim=1)
         self._sums[0] += pairs.sum(0)
         self._sums[1 if image else 2] += pairs.sum(0)
@@ -89,16 +94,18 @@ class MetricsWindow:
         return metrics
 
     def state(self) -> dict[str, Any] | None:
-        """What has been added up since the last report, over all ranks, for a checkpoint between two; called by every
-        rank. None right after a report."""
+        """The sums since the last report, over all ranks, for a checkpoint between two; called by every rank.
+
+        None right after a report.
+        """
         if not self._steps:
             return None
         sums, counts = self._of_all_ranks()
-        here = {"steps": self._steps, "skipped": self._skipped, "seconds": dict(self.seconds)}
-        return here | {"sums": sums.tolist(), "counts": counts.tolist()}
+        own = {"steps": self._steps, "skipped": self._skipped, "seconds": dict(self.seconds)}
+        return own | {"sums": sums.tolist(), "counts": counts.tolist()}
 
     def load_state(self, state: dict[str, Any]) -> None:
-        """Go on from there: the next report is of all its steps, those before the restart too."""
+        """Continue from `state()`: the next report covers all its steps, those before the restart too."""
         self._steps, self._skipped, self.seconds = state["steps"], state["skipped"], state["seconds"]
         if dist.get_rank() == 0:  # the sums are of all ranks
             self._sums += self._sums.new_tensor(state["sums"])

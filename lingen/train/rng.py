@@ -1,8 +1,7 @@
 """The process-wide random generators as tensors, for checkpoints.
 
-Nothing in training draws from them: weights, sample order, noise and times come from seeded generators of their own
-(lingen.data.batch_plan, lingen.train.flow). They are kept all the same, so that code which does draw goes on where it
-stopped.
+Nothing in training draws from them: sample order, noise and times have seeded generators (lingen.data.batch_plan,
+lingen.train.flow). They are saved all the same, so that code which does draw continues where it stopped.
 """
 
 from __future__ import annotations
@@ -18,10 +17,11 @@ from torch import Tensor
 def rng_state() -> dict[str, Tensor]:
     """States of torch's (CPU, and CUDA's current device), Python's and NumPy's global generators."""
     _, words, gauss = random.getstate()
-    _, key, position, has_gauss, cached = np.random.get_state()
+    _, key, position, has_gauss, cached = np.random.get_state(legacy=True)
+    assert isinstance(key, np.ndarray)
     state = {
         "torch": torch.get_rng_state(),
-        # 32-bit words are exact in float64; nan stands for "no second Gaussian kept".
+        # 32-bit words are exact in float64; nan stands for "no second Gaussian cached".
         "python": torch.tensor([*words, math.nan if gauss is None else gauss], dtype=torch.float64),
         "numpy": torch.tensor([*key.tolist(), position, has_gauss, cached], dtype=torch.float64),
     }
@@ -31,7 +31,7 @@ def rng_state() -> dict[str, Tensor]:
 
 
 def set_rng_state(state: dict[str, Tensor]) -> None:
-    """Put back what `rng_state` returned."""
+    """Restore what `rng_state` returned."""
     *words, gauss = state["python"].tolist()
     random.setstate((3, tuple(int(w) for w in words), None if math.isnan(gauss) else gauss))
     *key, position, has_gauss, cached = state["numpy"].tolist()

@@ -14,9 +14,9 @@ log = logging.getLogger(__name__)
 
 
 def mesh_shape(world: int, shard_group: int) -> tuple[int, ...]:
-    """(ranks,) that share one copy, or (groups, ranks in a group): FSDP2 shards along the last axis, copies the first.
+    """(ranks,) that share one copy, or (groups, ranks of a group): sharded along the last axis, copied along the first.
 
-    A number of ranks that the group does not divide (a node was lost) shares one copy: slower, but it always fits.
+    When the group does not divide the ranks (a node was lost), all share one copy: slower, but it always fits.
     """
     if not shard_group or world % shard_group:
         if shard_group and dist.get_rank() == 0:
@@ -26,7 +26,10 @@ def mesh_shape(world: int, shard_group: int) -> tuple[int, ...]:
 
 
 def shard(model: Denoiser, config: FitConfig) -> None:
-    """FSDP2 over all ranks or groups of them, layer by layer; checkpointing and compilation per layer when asked."""
+    """Shard in place over all ranks or groups of them, layer by layer.
+
+    Activation checkpointing and compilation, where configured, are per layer too.
+    """
     from torch.distributed._composable import checkpoint  # keeps parameter names, unlike the wrapper module
     from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard

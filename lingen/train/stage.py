@@ -31,29 +31,32 @@ from lingen.train.observers.guard import Guard
 from lingen.train.observers.lockstep import Lockstep
 from lingen.train.observers.observer import Observer, Observers
 from lingen.train.observers.preemption import Notice
-from lingen.train.observers.reports import Reports
+from lingen.train.observers.reports import Log, Reports
 from lingen.train.observers.samples import Samples
 from lingen.train.observers.skips import Skips
-from lingen.train.observers.stop_requests import StopRequests
+from lingen.train.observers.stop_requests import StopRequests, no_notice
 from lingen.train.observers.validation import HeldOutValidation, Validation
 from lingen.train.observers.watchdog import Watchdog
 from lingen.train.optimizer import build_optimizer
+from lingen.train.ranks import own_device
 
 log = logging.getLogger(__name__)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Hooks:
-    """What the caller wants to hear. Every rank calls them at the same steps; all but rank 0 may ignore the content."""
+    """The caller's functions. Every rank calls them at the same steps; all but rank 0 may ignore the content."""
 
-    log: Callable[[int, dict[str, float]], None] = lambda step, metrics: None
+    log: Log = lambda step, metrics: None
+    """metrics are due"""
     sample: Callable[[int, Denoiser], None] = lambda step, model: None
+    """samples are due; the model has its averaged weights"""
     saved: Callable[[int, Path], None] = lambda step, path: None
-    """a checkpoint is published; some steps after the one it is of"""
-    notice: Callable[[], Notice] = lambda: Notice.NONE
-    """asked every step on every rank by itself; what any rank answers, all do"""
-    notice_together: Callable[[], Notice] = lambda: Notice.NONE
-    """asked some times a minute, on all ranks at the same step: it may be a collective"""
+    """a checkpoint is published, some steps after the one it is of"""
+    notice: Callable[[], Notice] = no_notice
+    """asked at every step, on every rank by itself; all ranks obey the strongest answer"""
+    notice_together: Callable[[], Notice] = no_notice
+    """asked a few times a minute, on all ranks at the same step: it may be a collective"""
 
 
 def fit(
@@ -67,22 +70,26 @@ def fit(
     about: dict[str, Any] | None = None,
     observers: Sequence[Observer] = (),
 ) -> tuple[Denoiser, EMA, bool]:
-    """Train one stage to its end, from `init` (an exported model) or from the newest checkpoint in `output`.
+    """Train one stage to its end. Needs an initialised process group; one rank is enough.
 
-    `clips`, clip_ids of a reviewed set, limits training to these (quality tuning); validation is on all held out.
-    Needs an initialised process group (one rank is enough; under torchrun it is the launcher's). Returns (model, EMA,
-    finished): finished is False when a hook asked to stop. `about` is noted in every checkpoint's meta.json;
-    `observers` watch beside our own.
+    Args:
+        output: the run's folder; training resumes from the newest checkpoint in it.
+        init: an exported model to start from when there is no checkpoint; None starts from random weights.
+        clips: clip_ids of a reviewed set that training is limited to (quality tuning); validation is not.
+        about: noted in every checkpoint's meta.json.
+        observers: watch training beside our own.
+
+    Returns:
+        (model, its average, finished); finished is False when a hook asked to stop.
 
     Raises:
         ValueError: the checkpoint in `output` was made with other data or settings.
-        FloatingPointError: updates were skipped again and again, whatever was done (lingen.train.observers.guard).
+        FloatingPointError: updates were skipped again and again, also after rewinds (observers/guard.py).
         CheckpointFailed: a checkpoint could not be written.
         Stalled: ranks waited longer than `hang_timeout` for one of them.
         RuntimeError: the scan kernel fails its self-test at this stage's length and precision.
     """
-    rank, world = dist.get_rank(), dist.get_world_size()
-    device = torch.device("cuda", torch.cuda.current_device()) if torch.cuda.is_available() else torch.device("cpu")
+    device = own_device()
     with Watchdog(output, config.hang_timeout) as watchdog:
         train, held_out = select(shards, config.held_out, clips)
         plan = batch_plan(config, train)
@@ -111,13 +118,19 @@ def fit(
             *observers,
         ])  # fmt: skip
         watching.start(start)
-        loader = LatentLoader(train, plan, rank, world, start_step=start, stop_step=config.steps)
+        loader = LatentLoader(
+            train, plan, dist.get_rank(), dist.get_world_size(), start_step=start, stop_step=config.steps
+        )
         finished = Trainer(config, model, ema, optimizer, watching, device).run(loader)
     return model, ema, finished
 
 
 def batch_plan(config: FitConfig, train: ShardIndex) -> BatchPlan:
-    """Which samples every step sees. ValueError: `train` cannot be mixed as the configuration says."""
+    """The samples of every step.
+
+    Raises:
+        ValueError: `train` cannot be mixed as the configuration asks.
+    """
     return BatchPlan(
         train,
         seed=config.seed,
@@ -125,6 +138,31 @@ def batch_plan(config: FitConfig, train: ShardIndex) -> BatchPlan:
         image_ratio=config.image_ratio,
         text_dropout=config.text_dropout,
     )
+
+
+def check_kernels(config: FitConfig, architecture: DenoiserConfig, shards: ShardIndex, device: torch.device) -> None:
+    """Compare the scan kernel with itself in pieces, forward and backward, at the longest sequence of this stage.
+
+    Raises:
+        RuntimeError: the results differ.
+    """
+    if architecture.mixer != "mate" or architecture.ma_branch != "mamba2":
+        return
+    grids = [architecture.token_grid(bucket.latent_shape[1:]) for bucket in shards.buckets.values()]
+    grid = max(grids, key=math.prod)
+    review = math.prod(review_grid(grid, architecture.review_pool)) if architecture.review_tokens else 0
+    result = self_test(
+        length=math.prod(grid) + (1 + architecture.review_both_passes) * review,
+        heads=int(architecture.ssm_expand * architecture.width) // architecture.ssm_head_dim,
+        head_dim=architecture.ssm_head_dim,
+        state=architecture.mamba2_state,
+        backend=architecture.ssd_backend,
+        dtype=getattr(torch, config.precision),
+        device=device,
+        chunk=architecture.ssd_chunk,
+    )
+    if dist.get_rank() == 0:
+        log.info("%s", result)
 
 
 def _identity(
@@ -145,7 +183,7 @@ def _identity(
 
 
 def _resume(checkpointer: Checkpointer, identity: dict[str, Any], guard: Guard, metrics: MetricsWindow) -> int:
-    """Load the newest checkpoint, if there is one. Returns how many steps are done.
+    """Load the newest checkpoint, if there is one. Returns the number of steps done.
 
     Raises:
         ValueError: it was trained on other data or with other settings.
@@ -165,14 +203,9 @@ def _resume(checkpointer: Checkpointer, identity: dict[str, Any], guard: Guard, 
 
 
 def _validation(
-    config: FitConfig,
-    held_out: ShardIndex | None,
-    model: Denoiser,
-    ema: EMA,
-    device: torch.device,
-    log_metrics: Callable[[int, dict[str, float]], None],
+    config: FitConfig, held_out: ShardIndex | None, model: Denoiser, ema: EMA, device: torch.device, report: Log
 ) -> list[Observer]:
-    """The validation that the configuration asks for; none when no sample is held out."""
+    """The configured validation; none when no sample is held out."""
     if not config.validate_every:
         return []
     samples = config.validation_samples
@@ -181,25 +214,4 @@ def _validation(
         if dist.get_rank() == 0:
             log.warning("no file is held out by fit.held_out %s: there is no validation", config.held_out)
         return []
-    return [HeldOutValidation(config.validate_every, validation, model, ema, device, log_metrics)]
-
-
-def check_kernels(config: FitConfig, architecture: DenoiserConfig, shards: ShardIndex, device: torch.device) -> None:
-    """Compare the scan kernel with itself in pieces, forward and backward, at the longest sequence of this stage."""
-    if architecture.mixer != "mate" or architecture.ma_branch != "mamba2":
-        return
-    grids = [architecture.token_grid(bucket.latent_shape[1:]) for bucket in shards.buckets.values()]
-    grid = max(grids, key=math.prod)
-    review = math.prod(review_grid(grid, architecture.review_pool)) if architecture.review_tokens else 0
-    result = self_test(
-        length=math.prod(grid) + (1 + architecture.review_both_passes) * review,
-        heads=int(architecture.ssm_expand * architecture.width) // architecture.ssm_head_dim,
-        head_dim=architecture.ssm_head_dim,
-        state=architecture.mamba2_state,
-        backend=architecture.ssd_backend,
-        dtype=getattr(torch, config.precision),
-        device=device,
-        chunk=architecture.ssd_chunk,
-    )
-    if dist.get_rank() == 0:
-        log.info("%s", result)
+    return [HeldOutValidation(config.validate_every, validation, model, ema, device, report)]

@@ -1,4 +1,4 @@
-"""What a stage needs, checked in the driver before any work: shards, reviewed clips, architecture, TAE."""
+"""A stage's inputs, checked in the driver before any work: shards, reviewed clips, architecture, TAE."""
 
 from __future__ import annotations
 
@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from data_prep.curate.quality import decisions
+from lingen.data.index_file import samples_digest
 from lingen.data.selection import select
-from lingen.data.shard_index import ShardIndex, samples_digest
+from lingen.data.shard_index import ShardIndex
 from lingen.io.manifest import digest, file_digest, require_manifest, to_plain
 from lingen.model.denoiser import DenoiserConfig
 from lingen.model.presets import PRESETS
@@ -27,31 +28,31 @@ log = logging.getLogger(__name__)
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class PreparedStage:
-    """A stage whose configuration is known to be possible."""
+    """A stage whose configuration has been checked."""
 
     config: TrainConfig
     recipe: Recipe
     stage: TrainStage
     encoded: dict[str, Any]
-    """manifest of the shards"""
+    """manifest of the encoded folder"""
     shards: ShardIndex
-    """buckets of the stage"""
+    """the stage's buckets"""
     train: ShardIndex
-    """the samples of these that are trained on"""
+    """their samples that are trained on"""
     clips: list[str] | None
     """clip_ids of the reviewed set; None: all"""
     architecture: DenoiserConfig
     content: dict[str, Any]
-    """what decides the result, beside the inputs"""
+    """the settings that decide the result, for the output's key"""
     inputs: dict[str, Any]
-    """digests of what the stage reads"""
+    """digests of what the stage reads, for the output's key"""
 
 
 def prepare(config: TrainConfig) -> PreparedStage:
-    """Check a stage's configuration against its shards and the stage before.
+    """Check a stage's configuration against its shards and the previous stage.
 
     Raises:
-        ValueError: something does not fit; names the flag and the fix.
+        ValueError: something does not fit; the message names the flag and the fix.
     """
     recipe, stage = find_stage(config.stage)
     encoded = require_manifest(config.shards, "encode", "--shards")
@@ -62,7 +63,7 @@ def prepare(config: TrainConfig) -> PreparedStage:
         )
     clips = reviewed_clips(stage, config.quality)
     train, held_out = select(shards, config.fit.held_out, clips)
-    batch_plan(config.fit, train)  # what it refuses is refused here, not in a worker
+    batch_plan(config.fit, train)  # fails here rather than in a worker
     log.info("%s: %d samples to train on, %d held out", stage.name, len(train), len(held_out) if held_out else 0)
     if config.fit.shard_group and config.workers.count % config.fit.shard_group:
         raise ValueError(f"--fit.shard-group: {config.fit.shard_group} does not divide {config.workers.count} workers")
@@ -89,29 +90,33 @@ def prepare(config: TrainConfig) -> PreparedStage:
 
 
 def select_shards(folder: Path, stage: TrainStage) -> ShardIndex:
-    """The buckets that a stage trains on. ValueError naming --shards when there are none."""
+    """The buckets that a stage trains on.
+
+    Raises:
+        ValueError: there are none; the message names --shards.
+    """
     try:
         shards = ShardIndex.open(folder)
         if stage.frames == 1:
             return shards.select(media="image", resolution=stage.resolution)
-        shards.select(media="video", resolution=stage.resolution, frames=stage.frames)  # images alone will not do
+        shards.select(media="video", resolution=stage.resolution, frames=stage.frames)  # images alone do not suffice
         return shards.select(resolution=stage.resolution, frames=stage.frames)
     except ValueError as error:
         raise ValueError(f"--shards: {error}") from error
 
 
 def reviewed_clips(stage: TrainStage, path: Path | None) -> list[str] | None:
-    """clip_ids that a reviewed list keeps, sorted; None without a list.
+    """The clip_ids that a reviewed list keeps, sorted; None without a list.
 
     Raises:
         ValueError: the stage is quality tuning and there is no list, or the list keeps nothing.
     """
     if path is None:
         if stage.quality:
-            raise ValueError(f"--quality: stage {stage.name} trains on a reviewed set; name its quality.csv")
+            raise ValueError(f"--quality: stage {stage.name} trains on a reviewed set; give its quality.csv")
         return None
     if not path.is_file():
-        raise ValueError(f"--quality: {path} is no file; make one with jobs/curate.py --quality.count")
+        raise ValueError(f"--quality: {path} is not a file; make one with jobs/curate.py --quality.count")
     clips = sorted(clip for clip, stays in decisions(path, "--quality").items() if stays)
     if not clips:
         raise ValueError(f"--quality: {path} keeps no clip")
@@ -119,11 +124,14 @@ def reviewed_clips(stage: TrainStage, path: Path | None) -> list[str] | None:
 
 
 def stage_architecture(stage: TrainStage, shards: ShardIndex, init: Path | None) -> DenoiserConfig:
-    """The preset, for these text encoders, with position tables as large as this stage needs (they never shrink).
+    """The preset for the shards' text encoders, with position tables as large as this stage needs; they never shrink.
+
+    Args:
+        init: output folder of the previous stage, with the smallest sizes of the position tables.
 
     Raises:
-        ValueError: `init` is another architecture, or was trained on another TAE's latents; both are named. Or
-            the shards' latents do not fit the preset.
+        ValueError: the shards' latents do not fit the preset; or `init` has another architecture, or was trained on
+            latents of another TAE (the message names both).
     """
     preset = dataclasses.replace(PRESETS[stage.preset], text_dims=shards.text_dims)
     for bucket in shards.buckets.values():
@@ -153,7 +161,7 @@ def tae_of_shards(shards: ShardIndex) -> Path:
     """The folder of the TAE that the shards were encoded with; jobs/encode.py puts a copy beside them.
 
     Raises:
-        ValueError: it is not there, or is another one by now.
+        ValueError: it is missing, or has been replaced by another one.
     """
     folder = Path(shards.folder) / "tae"
     if load_tae(folder).digest != shards.format.tae_digest:

@@ -1,4 +1,4 @@
-"""Prompts of sample videos, embedded once, so that training workers need no text encoder."""
+"""The prompts of sample videos, embedded once, so that training workers need no text encoder."""
 
 from __future__ import annotations
 
@@ -16,9 +16,12 @@ PROMPTS = "prompts.safetensors"
 
 
 def write_prompts(path: Path, prompts: tuple[str, ...], text: Sequence[TextEncoderConfig], shards: ShardIndex) -> None:
-    """Embed the sample prompts.
+    """Write the embeddings of the sample prompts.
 
-    Args: text, settings of each encoder, in the order of the shards' text formats.
+    Args:
+        path: the file to write.
+        text: settings of each encoder, in the order of the shards' text formats.
+        shards: made with these encoders.
 
     Raises:
         ValueError: an encoder built from the shards' settings is not the one that made the shards.
@@ -36,6 +39,6 @@ def write_prompts(path: Path, prompts: tuple[str, ...], text: Sequence[TextEncod
 
 
 def read_prompts(path: Path) -> list[tuple[torch.Tensor, torch.Tensor]]:
-    """What `write_prompts` wrote: (embedding, mask) per encoder."""
+    """Read what `write_prompts` wrote: (embedding, mask) per encoder."""
     tensors = load_file(path)
     return [(tensors[f"embedding.{i}"], tensors[f"mask.{i}"]) for i in range(len(tensors) // 2)]

@@ -1,11 +1,14 @@
-"""What a stage reports while it runs, and what it changed once it is finished."""
+"""What a worker reports while it trains, and what a stage changed once it is finished."""
 
 from __future__ import annotations
 
 import json
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+
+import torch.distributed as dist
 
 from lingen.io.manifest import read_json, write_json
 from pipelines.ray_train import metrics_file
@@ -13,8 +16,11 @@ from pipelines.tracking import Run
 
 
 def first_and_last(output: Path) -> dict[str, list[float]]:
-    """Metric -> [at the start, at the end] of a finished stage: `val/loss`, and `loss` over its first and last tenth,
-    of three reports at least: one is of few samples."""
+    """Metric -> [at the start, at the end] of a finished stage.
+
+    `val/loss` is the first and the last; `loss`, of few samples each time, the mean over the first and the last tenth
+    of the reports, at least three.
+    """
     found: dict[str, list[float]] = {"loss": [], "val/loss": []}
     for line in metrics_file(output).read_text().splitlines():
         metrics = json.loads(line)["metrics"]
@@ -29,10 +35,11 @@ def first_and_last(output: Path) -> dict[str, list[float]]:
 
 
 CHANGES = ("positions (TxHxW)", "loss", "val/loss")
+"""names of what `changes` returns"""
 
 
 def changes(outputs: dict[str, Any]) -> list[str]:
-    """What a finished stage changed, from its manifest's outputs, as text: position tables, loss, validation loss."""
+    """What a finished stage changed, from its manifest's outputs, as texts in the order of CHANGES."""
     sizes = [outputs["positions"][when] for when in ("before", "after")]
     before, after = (s and "x".join(map(str, s)) for s in sizes)
     falls = (outputs["loss"].get(name) for name in CHANGES[1:])
@@ -40,17 +47,41 @@ def changes(outputs: dict[str, Any]) -> list[str]:
 
 
 def first_start(folder: Path) -> float:
-    """When the stage was started for the first time (seconds since 1970), however often since."""
+    """When the stage was started for the first time, however often since (seconds since 1970)."""
     path = folder / "first_start.json"
     if not path.is_file():
         write_json(path, time.time())
     return read_json(path)
 
 
+def train_tracked(train: Callable[[Run | None], bool], folder: Path, options: dict[str, Any]) -> bool:
+    """Call train(run) on this worker, and end the run with its outcome: FINISHED, KILLED (asked to stop) or FAILED.
+
+    Args:
+        train: returns whether training is finished; `run` is None on all ranks but 0.
+        folder, options: arguments of pipelines.tracking.Run.
+
+    Returns:
+        The result of `train`.
+    """
+    run = Run(folder, **options) if dist.get_rank() == 0 else None
+    try:
+        finished = train(run)
+    except BaseException:
+        if run is not None:
+            run.close("FAILED", timeout_s=5)
+        raise
+    if run is not None:
+        run.close("FINISHED" if finished else "KILLED")
+    return finished
+
+
 class Report:
-    """Metrics on their way to MLflow, with the goodput: the share of the time since the first start, waiting to be
-    started again included, that went into steps that count. Steps that a restart did again count once, those that the
-    guard skipped never."""
+    """Sends metrics to MLflow, with the goodput.
+
+    Goodput is the share of the time since the first start, waits for a restart included, that went into steps that
+    count. Steps repeated after a restart count once, those that the guard skipped never.
+    """
 
     def __init__(self, run: Run, first_start: float):
         self._run, self._first_start = run, first_start

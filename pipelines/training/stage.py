@@ -1,4 +1,4 @@
-"""One stage of a recipe under Ray Train: checked here in the driver, trained by the workers, summed up here again."""
+"""One stage of a recipe under Ray Train: checked in the driver, trained by the workers, published by the driver."""
 
 from __future__ import annotations
 
@@ -31,26 +31,29 @@ log = logging.getLogger(__name__)
 
 
 def train(config: TrainConfig) -> dict[str, Any]:
-    """Train the stage to its end; a finished folder of the same settings is left as it is. Returns the manifest.
+    """Train the stage to its end; a finished folder of the same settings is left unchanged.
+
+    Returns:
+        The manifest of the output folder.
 
     Raises:
         ValueError: bad configuration, before any work starts.
         RuntimeError: training failed more often than workers.max_failures allows.
-        Preempted: it was asked to stop (SIGTERM, or a file named `stop` in the output folder), and saved.
+        Preempted: asked to stop (SIGTERM, or a file named `stop` in the output folder), and saved.
     """
     started = time.time()
     config = absolute_paths(config)
     prepared = prepare(config)
     folder = OutputFolder.open(config.output, "train", prepared.content, prepared.inputs, overwrite=config.overwrite)
-    if folder.finished:
+    if manifest := read_manifest(folder.path):
         catch_up(folder.path / TRACKING, config.mlflow or store_beside(config.output))
         log.info("%s is finished; nothing to do", folder.path)
-        return read_manifest(folder.path)
+        return manifest
 
     task = _task(prepared, folder)
     progress = Progress(prepared.stage.name, config.fit.steps, unit="steps")
     if not run_workers(train_worker, task, config.workers, folder, progress, config.fit.hang_timeout):
-        raise Preempted(f"training is saved in {config.output}/checkpoints; the same command goes on from there")
+        raise Preempted(f"training is saved in {config.output}/checkpoints; the same command continues from there")
     model = folder.path / "model"
     return folder.publish(
         {
@@ -65,7 +68,7 @@ def train(config: TrainConfig) -> dict[str, Any]:
 
 
 def _task(prepared: PreparedStage, folder: OutputFolder) -> WorkerTask:
-    """What the workers need beside the shards; the sample prompts are embedded here, into the output folder."""
+    """The workers' task; also writes the embedded sample prompts to the output folder."""
     config, stage, shards = prepared.config, prepared.stage, prepared.shards
     text = list(parse_text_encoders(prepared.encoded["config"]["text"]).values())
     prompts = config.prompts or first_captions(shards)
@@ -92,12 +95,12 @@ def _task(prepared: PreparedStage, folder: OutputFolder) -> WorkerTask:
 
 
 def _positions_of(init: Path | None) -> list[int] | None:
-    """Sizes of the position tables that a stage starts from; None when it starts from random weights."""
+    """Sizes of the position tables that a stage starts from; None for random weights."""
     return read_about(model_folder(init))["model"]["position_sizes"] if init else None
 
 
 def _params(prepared: PreparedStage) -> dict[str, Any]:
-    """Settings of the run as MLflow shows them."""
+    """The run's parameters in MLflow."""
     config, train = prepared.config, prepared.train
     with torch.device("meta"):
         parameters = sum(p.numel() for p in Denoiser(prepared.architecture).parameters())

@@ -1,4 +1,4 @@
-"""Train the temporal autoencoder on curated clips: decode windows once, then fit under Ray Train, tracked in MLflow."""
+"""Training the temporal autoencoder on curated clips: segments decoded once, then Ray Train, tracked in MLflow."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ import time
 from pathlib import Path
 from typing import Any
 
-from data_prep.encode.job import read_clips
-from data_prep.encode.pixels import PixelConfig, PixelWindow, write_pixels
+from data_prep.encode.pixels import PixelConfig, PixelSegment, write_pixels
+from data_prep.encode.segments import CLIPS, read_clips
 from data_prep.ray_cluster import connect
 from lingen.io.manifest import (
     OutputFolder,
@@ -26,25 +26,28 @@ from lingen.io.progress import Progress
 from lingen.tae.pretrained import load_tae, save_tae
 from lingen.train.observers.preemption import StopFile
 from lingen.train.tae import TAEFitConfig, TAEHooks, fit_tae
+from lingen.train.tae.crops import Segments
 from pipelines.cli import Preempted
 from pipelines.ray_train import TRACKING, TrainWorkers, absolute_paths, prepare_worker, run_workers
 from pipelines.tracking import Run, catch_up, experiment_name, flatten, git_state, store_beside
+from pipelines.training.reporting import train_tracked
 
 log = logging.getLogger(__name__)
 
+PIXELS = "pixels"
 REPORT = "held_out.json"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TrainTAEConfig:
-    """Train the temporal autoencoder (TAE) on curated clips, and resume it when it was interrupted."""
+    """Train the temporal autoencoder (TAE) on curated clips; the same command resumes it after an interruption."""
 
     curated: Path
     """output folder of jobs/curate.py"""
     output: Path
     """folder for the TAE; the same command resumes in it"""
     pixels: PixelConfig = dataclasses.field(default_factory=PixelConfig)
-    """which windows are cut from the clips"""
+    """which segments are cut from the clips"""
     fit: TAEFitConfig = dataclasses.field(default_factory=TAEFitConfig)
     """how the TAE is trained"""
     workers: TrainWorkers = dataclasses.field(default_factory=TrainWorkers)
@@ -55,93 +58,117 @@ class TrainTAEConfig:
     """replace an output folder made with other settings"""
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TAEWorkerTask:
+    """What the driver has settled for every worker; sent to each as a whole."""
+
+    config: TrainTAEConfig
+    segments: list[PixelSegment]
+    run: dict[str, Any]
+    """arguments of pipelines.tracking.Run"""
+
+
 def train_tae(config: TrainTAEConfig) -> dict[str, Any]:
-    """Train to the end; a finished folder of the same settings is left as it is. Returns the manifest.
+    """Train to the end; a finished folder of the same settings is left unchanged.
+
+    Returns:
+        The manifest of the output folder.
 
     Raises:
         ValueError: bad configuration, before any work starts.
-        Preempted: it was asked to stop (SIGTERM, or a file named `stop` in the output folder), and saved.
         RuntimeError: training failed more often than workers.max_failures allows.
+        Preempted: asked to stop (SIGTERM, or a file named `stop` in the output folder), and saved.
     """
     started = time.time()
     config = dataclasses.replace(absolute_paths(config), fit=absolute_paths(config.fit))
-    require_manifest(config.curated, "curate", "--curated")
-    if config.fit.batch_size % config.workers.count:
-        raise ValueError(
-            f"--workers.count: {config.workers.count} does not divide the batch of {config.fit.batch_size} windows"
-        )
-    clips_path = config.curated / "clips.parquet"
-    content = {"pixels": to_plain(config.pixels), "fit": to_plain(config.fit)}
-    inputs = {"clips": file_digest(clips_path)}
-    if config.fit.perceptual is not None:
-        inputs["perceptual"] = file_digest(config.fit.perceptual)
-    folder = OutputFolder.open(config.output, "train_tae", content, inputs, overwrite=config.overwrite)
-    if folder.finished:
+    folder = _open_output(config)
+    if manifest := read_manifest(folder.path):
         catch_up(folder.path / TRACKING, config.mlflow or store_beside(config.output))
         log.info("%s is finished; nothing to do", folder.path)
-        return read_manifest(folder.path)
+        return manifest
+
     connect()
-    windows, errors = write_pixels(read_clips(clips_path), folder.path / "pixels", config.pixels)
-    if not any(w.held_out for w in windows):
+    segments, errors = write_pixels(read_clips(config.curated / CLIPS), folder.path / PIXELS, config.pixels)
+    if not any(s.held_out for s in segments):
         log.warning("all clips come from one source: nothing can be held out, so there is no validation PSNR")
-    plan = {
-        "config": config,
-        "windows": windows,
-        "run": {
-            "experiment": experiment_name("lingen-tae"),
-            "name": config.fit.preset,
-            "uri": config.mlflow or store_beside(config.output),
-            "params": flatten(content | {"windows": len(windows), "held_out": sum(w.held_out for w in windows)}),
-            "tags": {"stage": "train_tae", **git_state()},
-            "parent": os.environ.get("LINGEN_PARENT_RUN"),
-        },
-    }
+    task = _task(config, segments)
     progress = Progress(config.fit.preset, config.fit.steps, unit="steps")
-    if not run_workers(_worker, plan, config.workers, folder, progress):
-        raise Preempted(f"training is saved in {config.output}/checkpoints; the same command goes on from there")
+    if not run_workers(train_tae_worker, task, config.workers, folder, progress):
+        raise Preempted(f"training is saved in {config.output}/checkpoints; the same command continues from there")
     report = {k.removeprefix("held_out/"): round(v, 3) for k, v in read_json(folder.path / REPORT).items()}
     return folder.publish(
-        {"tae": load_tae(folder.path).digest, "windows": len(windows), "unreadable": len(errors), "held_out": report},
+        {"tae": load_tae(folder.path).digest, "windows": len(segments), "unreadable": len(errors), "held_out": report},
         started,
     )
 
 
-def _worker(plan: dict) -> bool:
-    """One worker; runs in a Ray Train worker process. Returns whether training is finished."""
-    import torch.distributed as dist
+def train_tae_worker(task: TAEWorkerTask) -> bool:
+    """Train the TAE on this worker. Returns whether it is finished (and was not asked to stop)."""
+    prepare_worker(task.config.workers)
+    return train_tracked(functools.partial(_train, task), task.config.output / TRACKING, task.run)
 
-    config: TrainTAEConfig = plan["config"]
-    prepare_worker(config.workers)
-    output, windows = config.output, plan["windows"]
-    readers = functools.partial(_readers, windows, output / "pixels")
-    first = dist.get_rank() == 0
-    run = Run(output / TRACKING, **plan["run"]) if first else None
 
-    def on_pictures(step: int, videos: list) -> None:
-        run.video("reconstruction", step, videos, config.pixels.fps)
+def _open_output(config: TrainTAEConfig) -> OutputFolder:
+    """Check the configuration, and claim the output folder.
 
-    try:
-        tae, report, finished = fit_tae(
-            config.fit,
-            readers("video", held_out=False),
-            readers("image", held_out=False),
-            readers("video", held_out=True) or readers("image", held_out=True),
-            output,
-            TAEHooks(log=run.metrics, pictures=on_pictures, notice=StopFile(output)) if first else TAEHooks(),
+    Raises:
+        ValueError: something does not fit; the message names the flag.
+    """
+    require_manifest(config.curated, "curate", "--curated")
+    if config.fit.batch_size % config.workers.count:
+        raise ValueError(
+            f"--workers.count: {config.workers.count} does not divide the batch of {config.fit.batch_size} segments"
         )
-        if first and finished:
-            save_tae(tae, output)
-            write_json(output / REPORT, report)
-            run.artifact(output / "tae.json")
-    except BaseException:
-        if run is not None:
-            run.close("FAILED", timeout_s=5)
-        raise
-    if first:
-        run.close("FINISHED" if finished else "KILLED")
+    inputs = {"clips": file_digest(config.curated / CLIPS)}
+    if config.fit.perceptual is not None:
+        inputs["perceptual"] = file_digest(config.fit.perceptual)
+    return OutputFolder.open(config.output, "train_tae", _content(config), inputs, overwrite=config.overwrite)
+
+
+def _content(config: TrainTAEConfig) -> dict[str, Any]:
+    """The settings that decide the result, for the output's key."""
+    return {"pixels": to_plain(config.pixels), "fit": to_plain(config.fit)}
+
+
+def _task(config: TrainTAEConfig, segments: list[PixelSegment]) -> TAEWorkerTask:
+    counts = {"windows": len(segments), "held_out": sum(s.held_out for s in segments)}
+    return TAEWorkerTask(
+        config=config,
+        segments=segments,
+        run={
+            "experiment": experiment_name("lingen-tae"),
+            "name": config.fit.preset,
+            "uri": config.mlflow or store_beside(config.output),
+            "params": flatten(_content(config) | counts),
+            "tags": {"stage": "train_tae", **git_state()},
+            "parent": os.environ.get("LINGEN_PARENT_RUN"),
+        },
+    )
+
+
+def _train(task: TAEWorkerTask, run: Run | None) -> bool:
+    """The training itself; `run` on rank 0 only."""
+    config, output = task.config, task.config.output
+    hooks = TAEHooks()
+    if run is not None:
+        video = functools.partial(run.video, "reconstruction", fps=config.pixels.fps)
+        hooks = TAEHooks(log=run.metrics, pictures=video, notice=StopFile(output))
+    tae, report, finished = fit_tae(
+        config.fit,
+        _segments(task, "video", held_out=False),
+        _segments(task, "image", held_out=False),
+        _segments(task, "video", held_out=True) or _segments(task, "image", held_out=True),
+        output,
+        hooks,
+    )
+    if run is not None and finished:
+        save_tae(tae, output)
+        write_json(output / REPORT, report)
+        run.artifact(output / "tae.json")
     return finished
 
 
-def _readers(windows: list[PixelWindow], folder: Path, media: str, held_out: bool) -> list:
-    chosen = [w for w in windows if w.media == media and w.held_out == held_out]
-    return [functools.partial(w.read, folder) for w in chosen]
+def _segments(task: TAEWorkerTask, media: str, held_out: bool) -> Segments:
+    """Functions that read the segments of one medium."""
+    chosen = [s for s in task.segments if s.media == media and s.held_out == held_out]
+    return [functools.partial(s.read, task.config.output / PIXELS) for s in chosen]

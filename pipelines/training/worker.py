@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 from pathlib import Path
 from typing import Any
@@ -13,9 +14,9 @@ import torch.distributed as dist
 
 from lingen.data.buckets import Bucket
 from lingen.generate.sampler import sample
-from lingen.io.video import decoded_frames
 from lingen.model.denoiser import Denoiser, DenoiserConfig
 from lingen.model.pretrained import export_model, model_folder
+from lingen.tae.frames import decoded_frames
 from lingen.tae.pretrained import load_tae
 from lingen.train.export import whole_weights
 from lingen.train.observers.observer import Observer, Step
@@ -27,19 +28,19 @@ from pipelines.tracking import Run
 from pipelines.training.config import TrainConfig
 from pipelines.training.prepare import select_shards
 from pipelines.training.prompts import PROMPTS, read_prompts
-from pipelines.training.reporting import Report
+from pipelines.training.reporting import Report, train_tracked
 
 SAMPLES = "samples"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class WorkerTask:
-    """What the driver has settled for every worker: it travels to them whole."""
+    """What the driver has settled for every worker; sent to each as a whole."""
 
     config: TrainConfig
     architecture: DenoiserConfig
     about: dict[str, Any]
-    """what the exported model's config.json says beside the architecture"""
+    """content of the exported model's config.json beside the architecture"""
     tae: Path
     """folder of the TAE that made the latents"""
     clips: list[str] | None
@@ -47,28 +48,17 @@ class WorkerTask:
     first_start: float
     """when the stage was started for the first time (seconds since 1970)"""
     run: dict[str, Any]
-    """of the MLflow run: arguments of pipelines.tracking.Run"""
+    """arguments of pipelines.tracking.Run"""
 
 
 def train_worker(task: WorkerTask) -> bool:
-    """Train the stage on this worker. Returns whether it is finished (and not asked to stop)."""
-    config, output = task.config, task.config.output
-    prepare_worker(config.workers)
-    rank = dist.get_rank()
-    run = Run(output / TRACKING, **task.run) if rank == 0 else None
-    try:
-        finished = _train(task, run)
-    except BaseException:
-        if run is not None:
-            run.close("FAILED", timeout_s=5)
-        raise
-    if run is not None:
-        run.close("FINISHED" if finished else "KILLED")
-    return finished
+    """Train the stage on this worker. Returns whether it is finished (and was not asked to stop)."""
+    prepare_worker(task.config.workers)
+    return train_tracked(functools.partial(_train, task), task.config.output / TRACKING, task.run)
 
 
 def _train(task: WorkerTask, run: Run | None) -> bool:
-    """The training itself; `run` on rank 0 alone."""
+    """The training itself; `run` on rank 0 only."""
     config, output = task.config, task.config.output
     _, stage = find_stage(config.stage)
     hooks = Hooks(sample=Preview(task, run), notice_together=DrainNotice())
@@ -96,14 +86,15 @@ def _train(task: WorkerTask, run: Run | None) -> bool:
 
 
 class SampleRecord(Observer):
-    """One line per step: the step (from 1, as in the metrics), the first place in the global batch, the samples' keys.
+    """Writes one line per step: its number (from 1, as in the metrics), this rank's first place in the global batch,
+    and the samples' keys.
 
-    A step that was trained twice, before and after a restart, is there twice.
+    A step repeated after a restart is there twice.
     """
 
     def __init__(self, path: Path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        self._file = open(path, "a", buffering=1)  # noqa: SIM115  (whole lines; as long as the worker lives)
+        self._file = open(path, "a", buffering=1)  # noqa: SIM115  (line-buffered; open for the worker's lifetime)
 
     def before_step(self, step: Step) -> None:
         line = {"step": step.done, "place": step.batch.places.start, "keys": step.batch.keys}
@@ -111,7 +102,7 @@ class SampleRecord(Observer):
 
 
 class Preview:
-    """Sample videos for fixed prompts and fixed noise, drawn by all ranks together, decoded and logged by rank 0."""
+    """Sample videos for fixed prompts and fixed noise: sampled by all ranks together, decoded and logged by rank 0."""
 
     def __init__(self, task: WorkerTask, run: Run | None):
         self._config, self._run, self._about = task.config, run, task.about
@@ -120,13 +111,14 @@ class Preview:
         self._tae = load_tae(task.tae) if run is not None else None
 
     def __call__(self, step: int, model: Denoiser) -> None:
+        """Sample and log at a step."""
         device = next(model.parameters()).device
         count = len(self._text[0][0])
         shape = (count, *self._about["latent_shape"])
         noise = torch.randn(shape, generator=torch.Generator().manual_seed(0)).to(device)
         text = [(embedding.to(device), mask.to(device)) for embedding, mask in self._text]
         latents = sample(model, noise, text, self._config.sampler)
-        if self._run is None:
+        if self._run is None or self._tae is None:
             return
         videos = [
             np.concatenate(list(decoded_frames(self._tae, latent.cpu(), self._bucket.frames))) for latent in latents

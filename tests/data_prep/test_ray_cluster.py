@@ -1,10 +1,12 @@
-"""Ray as jobs reach it, in processes of its own: what a session keeps in this process would hide what they see."""
+"""Ray as jobs reach it, in separate processes: state that other tests leave in this one would hide what jobs see."""
 
 import json
 import os
 import subprocess
 import sys
 from pathlib import Path
+
+import pytest
 
 ROOT = Path(__file__).parents[2]
 
@@ -32,6 +34,7 @@ print(json.dumps({{"jobs": jobs, "heard": heard, "left": ray.is_initialized()}})
 """
 
 
+@pytest.mark.slow
 def test_jobs_share_one_cluster_that_only_this_machine_can_reach_and_that_ends():
     environment = {k: v for k, v in os.environ.items() if not k.startswith("RAY_")} | {"PYTHONPATH": str(ROOT)}
     found = json.loads(subprocess.check_output([sys.executable, "-c", WORKFLOW], env=environment))
@@ -39,7 +42,7 @@ def test_jobs_share_one_cluster_that_only_this_machine_can_reach_and_that_ends()
     assert first == second
     assert first["nodes"] == 1
     assert first["gcs"].startswith("127.0.0.1:")
-    assert len(found["heard"]) > 4, "Ray's servers were looked at"
+    assert len(found["heard"]) > 4, "Ray's servers are among the processes"
     assert {ip.removeprefix("::ffff:") for ip in found["heard"]} == {"127.0.0.1"}
     assert not found["left"]
 

@@ -1,4 +1,4 @@
-"""Encoded real clips, made once for the tests of encode, retext and show."""
+"""Encoded real clips, made once for the tests of encode, retext, show and takedown."""
 
 import csv
 from pathlib import Path
@@ -8,7 +8,8 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from data_prep.encode.job import EncodeConfig, encode
+from data_prep.encode.config import EncodeConfig
+from data_prep.encode.job import encode
 from data_prep.media.fetch import content_hash
 from data_prep.media.frames import read_frames
 from data_prep.media.probe import probe
@@ -74,7 +75,7 @@ def encode_config(encode_inputs):
 
 @pytest.fixture(scope="module")
 def ray_cluster():
-    """Ray in this process, for the module; the environment that leads processes to it."""
+    """Ray in this process, for the module; environment variables that point child jobs at it."""
     with shared_cluster() as environment:
         yield environment
 

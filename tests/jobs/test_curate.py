@@ -13,6 +13,7 @@ import pytest
 from data_prep.curate.ledger import check
 from lingen.io.manifest import file_digest, read_json, read_manifest
 
+pytestmark = pytest.mark.slow
 ROOT = Path(__file__).parents[2]
 JOB = [sys.executable, str(ROOT / "jobs" / "curate.py")]
 
@@ -147,13 +148,11 @@ def test_the_report_shows_but_never_runs_what_a_manifest_says(curated):
 
 def test_a_second_run_does_nothing_and_other_settings_are_refused(curated):
     folder, manifest = curated
-    common = ["--input", manifest, "--output", folder / "out", "--source.roots", folder / "videos" / ".."]
     before = (folder / "out" / "manifest.json").read_bytes()
     done = run("--input", manifest, "--output", folder / "out", "--filter.min-motion", "9", code=2)
     assert "other settings" in done.stderr
     assert done.stderr.count("\n") == 1
     assert (folder / "out" / "manifest.json").read_bytes() == before
-    del common
 
 
 def test_refilter_reads_no_media_and_changes_only_what_it_must(curated, clips):
@@ -178,6 +177,7 @@ def test_refilter_reads_no_media_and_changes_only_what_it_must(curated, clips):
         (["--input", "{tmp}/m.csv", "--output", "{tmp}/o", "--filter.min-motion", "p120"], "--filter.min-motion"),
         (["--input", "{tmp}/m.csv", "--output", "{tmp}/o", "--license.assume", "CC-BY-NC-4.0"], "--license.assume"),
         (["--input", "{tmp}/m.csv", "--output", "{tmp}/taken"], "--output"),
+        (["--input", "{tmp}/m.csv", "--output", "{tmp}/o", "--license.allow", "MIT", "--estimate", "3"], "--estimate"),
     ],
 )
 def test_bad_configuration_is_one_line_and_exit_2_before_ray_starts(tmp_path, args, words):

@@ -14,7 +14,8 @@ import psutil
 import pyarrow.parquet as pq
 import pytest
 
-from data_prep.curate.job import CurateConfig, curate
+from data_prep.curate.config import CurateConfig
+from data_prep.curate.job import curate
 from data_prep.curate.license import LicenseConfig
 from data_prep.curate.near_duplicates import DuplicateConfig
 from data_prep.measure.run import DecodeConfig
@@ -73,7 +74,7 @@ def marked(mark, word=""):
 
 
 @pytest.mark.slow
-def test_kill_9_of_a_decoder_and_of_the_driver_loses_and_doubles_nothing(clips, tmp_path, request):
+def test_kill_9_of_a_decoder_and_of_the_driver_loses_and_repeats_nothing(clips, tmp_path, request):
     media = tmp_path / "media"
     media.mkdir()
     clip = (clips / "videos" / "sam2_02_cups.mp4").read_bytes()
@@ -101,17 +102,17 @@ def test_kill_9_of_a_decoder_and_of_the_driver_loses_and_doubles_nothing(clips, 
     safe = sum(pq.read_metadata(p).num_rows for p in parts(output))
     assert 0 < safe < COUNT + 1
 
-    log, calm = tmp_path / "again.log", tmp_path / "calm"
+    log, expected = tmp_path / "again.log", tmp_path / "expected"
     with log.open("w") as lines:
         again = subprocess.Popen(args_of(media, output), stdout=lines, stderr=subprocess.STDOUT)
     try:
         request.getfixturevalue("ray_cluster")  # meanwhile
-        undisturbed(media, calm)
+        undisturbed(media, expected)
         assert again.wait(timeout=300) == 0, log.read_text()[-2000:]
     finally:
         again.kill()
     keys = [key for part in parts(output) for key in pq.read_table(part, columns=["key"])["key"].to_pylist()]
     assert len(keys) == len(set(keys)) == COUNT + 1  # what was safe was not decoded again
-    assert ledger(output) == ledger(calm)
-    reasons = json.loads((calm / "summary.json").read_text())
+    assert ledger(output) == ledger(expected)
+    reasons = json.loads((expected / "summary.json").read_text())
     assert (reasons["kept"], reasons["errors"]) == (COUNT, 1)

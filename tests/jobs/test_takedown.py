@@ -7,7 +7,8 @@ import torch
 
 from data_prep.encode.summary import EncodeSummary
 from data_prep.encode.takedown import ShardTakedownConfig, take_down
-from lingen.data.shard_index import ShardIndex, samples_digest
+from lingen.data.index_file import samples_digest
+from lingen.data.shard_index import ShardIndex
 from lingen.io.manifest import OutputFolder, read_manifest
 
 pytestmark = pytest.mark.slow
@@ -29,10 +30,10 @@ def test_a_takedown_leaves_no_byte_of_its_samples_and_every_other(encoded, tmp_p
     )
     only_listed = take_down(dataclasses.replace(config, output=None))
     assert not (tmp_path / "out").exists()
-    touched = take_down(config)
-    assert touched == only_listed
-    assert [path.name for path in touched.runs] == ["seen", "later"]
-    keys = {key for _, _, key, _ in touched.samples}
+    affected = take_down(config)
+    assert affected == only_listed
+    assert [path.name for path in affected.runs] == ["seen", "later"]
+    keys = {key for _, _, key, _ in affected.samples}
     assert bucket.key(1) in keys
     assert keys == {k for b in before.buckets.values() for k in b.keys(range(len(b))) if k.startswith(gone)}
     after = ShardIndex.open(tmp_path / "out")
@@ -52,5 +53,5 @@ def test_a_takedown_leaves_no_byte_of_its_samples_and_every_other(encoded, tmp_p
     assert 0 < len(shared) < len(names)
     assert not any(gone.encode() in p.read_bytes() for p in (tmp_path / "out").rglob("*") if p.is_file())
     assert samples_digest(read_manifest(tmp_path / "out")) != samples_digest(manifest)
-    assert EncodeSummary.of_folder(tmp_path / "out").samples == len(after)
-    assert take_down(config) == touched  # finished: nothing is done again
+    assert EncodeSummary.from_folder(tmp_path / "out").samples == len(after)
+    assert take_down(config) == affected  # finished: nothing is done again

@@ -1,4 +1,4 @@
-"""Checkpoints at their time: the one in flight published as soon as it is written, the next one started."""
+"""Checkpoints when they are due: the one in flight is published as soon as it is written, then the next one started."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ log = logging.getLogger(__name__)
 
 
 class PublishCheckpoints(Observer):
-    """Tells `saved(step, path)` of a checkpoint once every rank has written it.
+    """Calls `saved(step, path)` for a checkpoint once every rank has written it.
 
     Raises:
-        CheckpointFailed: one could not be written; noticed at the next step, not only at the next save.
+        CheckpointFailed: it could not be written; noticed at the next step, not only at the next save.
     """
 
     phase = "publish"
@@ -47,7 +47,8 @@ class PublishCheckpoints(Observer):
 class SaveCheckpoints(Observer):
     """Starts a checkpoint every `every` steps, at the end, and when a notice asks for one.
 
-    Args: describe, what meta.json says beside the state of `guard` and `metrics`.
+    Args:
+        meta: content of meta.json, beside the state of `guard` and `metrics`.
     """
 
     phase = "checkpoint"
@@ -59,10 +60,10 @@ class SaveCheckpoints(Observer):
         publish: PublishCheckpoints,
         guard: Guard,
         metrics: MetricsWindow,
-        describe: dict[str, Any],
+        meta: dict[str, Any],
     ):
         self._every, self._checkpointer, self._publish = every, checkpointer, publish
-        self._guard, self._metrics, self._describe = guard, metrics, describe
+        self._guard, self._metrics, self._meta = guard, metrics, meta
 
     def after_step(self, step: Step) -> None:
         # Suspect weights are no place to rewind to.
@@ -72,9 +73,9 @@ class SaveCheckpoints(Observer):
         began = time.perf_counter()
         self._publish.wait()
         state = {"guard": self._guard.state(), "window": self._metrics.state()}
-        self._checkpointer.save(step.done, self._describe | state, regular)
+        self._checkpointer.save(step.done, self._meta | state, regular)
         if step.last or step.notice == Notice.STOP:
             self._publish.wait()
         self._metrics.seconds["checkpoint"] += time.perf_counter() - began
         if step.notice == Notice.STOP and not step.last and dist.get_rank() == 0:
-            log.info("asked to stop: saved after step %d; the same command goes on from there", step.done)
+            log.info("asked to stop: saved after step %d; the same command continues from there", step.done)

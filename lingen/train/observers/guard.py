@@ -1,12 +1,12 @@
-"""The guard before the update: gradients that are not finite, or far larger than usual, change no weights.
+"""The gradient guard: gradients that are not finite, or far larger than usual, change no weights.
 
-After some skips in a row the weights themselves are suspect, and training rewinds: weights, moments and averages go
-back to a checkpoint, the plan does not. Training goes on with the step after the last skipped one, so that no batch is
-seen twice and a rewind cannot loop; the batches between are given up, as in PaLM's training (arXiv:2204.02311, 5.1).
-When the next update is skipped as well, the rewind after that goes one checkpoint further back.
+After several skips in a row the weights themselves are suspect, and training rewinds: weights, moments and averages go
+back to a checkpoint, the batch plan does not. Training continues with the step after the last skipped one, so that no
+batch is seen twice and a rewind cannot loop; the batches in between are given up, as in PaLM's training
+(arXiv:2204.02311, 5.1). When the next update is skipped as well, the next rewind goes one checkpoint further back.
 
-Every decision is a function of the gradient norms alone, and the state is in the checkpoint: a run that was stopped
-and resumed, on any number of workers, skips and rewinds where an undisturbed one does.
+Every decision depends on the gradient norms alone, and the state is in the checkpoint: a run that was stopped and
+resumed, on any number of workers, skips and rewinds where an undisturbed one does.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ class GuardConfig:
     spike_factor: float = 10.0
     """skip an update whose gradient norm is more than this many times the median of recent ones; 0: only non-finite"""
     window: int = 50
-    """how many accepted norms that median is of; spikes are judged only once there are so many"""
+    """number of accepted norms in that median; spikes are detected only once there are this many"""
     max_skips: int = 10
-    """skips in a row after which training rewinds to the last checkpoint"""
+    """skips in a row after which training rewinds to a checkpoint"""
     max_rewinds: int = 3
-    """rewinds in a stage after which training stops with an error"""
+    """rewinds in a stage; when one more is needed, training stops with an error"""
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         for name, least in (("window", 1), ("max_skips", 1), ("max_rewinds", 0)):
             if getattr(self, name) < least:
                 raise ValueError(f"fit.guard.{name}: must be at least {least}, got {getattr(self, name)}")
@@ -39,8 +39,14 @@ class GuardConfig:
 
 
 class Guard:
-    """Decides on every update. Attributes: skips, in a row so far; rewinds, so far in this stage; rewound_to, the
-    step of the checkpoint of the last rewind while no update was accepted since (else None)."""
+    """Accepts or refuses every update.
+
+    Attributes:
+        norms: the accepted gradient norms that the usual one is the median of, oldest first.
+        skips: skips in a row so far.
+        rewinds: rewinds so far in this stage.
+        rewound_to: step of the last rewind's checkpoint while no update has been accepted since; else None.
+    """
 
     def __init__(self, config: GuardConfig):
         self.config = config
@@ -49,7 +55,7 @@ class Guard:
         self.rewound_to: int | None = None
 
     def reason_to_skip(self, norm: float) -> str | None:
-        """None accepts the update; otherwise what is wrong with it."""
+        """What is wrong with an update of this gradient norm; None accepts it."""
         reason = None
         if not math.isfinite(norm):
             reason = "the gradient is not finite"
@@ -66,6 +72,7 @@ class Guard:
 
     @property
     def wants_rewind(self) -> bool:
+        """Whether so many updates in a row were skipped that training should rewind."""
         return self.skips >= self.config.max_skips
 
     @property
@@ -75,18 +82,25 @@ class Guard:
 
     @property
     def may_rewind(self) -> bool:
+        """Whether another rewind is allowed in this stage."""
         return self.rewinds < self.config.max_rewinds
 
     def rewound(self, checkpoint: dict[str, Any], step: int) -> None:
-        """Take the norms back to those of a checkpoint (its `state()`), and count the rewind."""
+        """Count a rewind, and restore the norms of its checkpoint.
+
+        Args:
+            checkpoint: the `state()` in the checkpoint.
+            step: the checkpoint's step.
+        """
         self.norms = list(checkpoint["norms"])
         self.skips, self.rewinds, self.rewound_to = 0, self.rewinds + 1, step
 
     def state(self) -> dict[str, Any]:
-        """JSON-able."""
+        """All that decides what follows, JSON-able."""
         names = ("norms", "skips", "rewinds", "rewound_to")
         return {name: getattr(self, name) for name in names}
 
     def load_state(self, state: dict[str, Any]) -> None:
+        """Restore what `state` returned."""
         for name, value in state.items():
             setattr(self, name, value)

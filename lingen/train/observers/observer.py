@@ -1,4 +1,7 @@
-"""What watches training from outside: one interface, told of every step, on every rank, in the same order."""
+"""The interface of everything that watches training: called at every step, on every rank, in the same order.
+
+Legend: B samples of this rank.
+"""
 
 from __future__ import annotations
 
@@ -13,78 +16,79 @@ from lingen.train.observers.preemption import Notice
 
 @dataclasses.dataclass
 class Step:
-    """One training step, filled in while it goes on.
+    """One training step, filled in as it proceeds."""
 
-    Attributes:
-        batch: this rank's share of the global batch.
-        last: whether the stage ends with this step.
-        flags: small numbers that an observer of this rank has to say before the step; after it, the largest that any
-            rank said (lingen/train/observers/lockstep.py).
-        waited_s, seconds: time spent waiting for the batch; time of the whole step without its observers.
-        lr, grad_norm: learning rate; norm of the gradient before clipping.
-        loss_B, t_B: loss and time of each sample of this rank.
-        skipped: why the weights were not updated; None when they were.
-        metrics: what observers have measured after this step.
-        notice: whether to save or to stop after this step; the same on every rank.
-    """
-
-    batch: LatentBatch
+    number: int
+    """counted from 0, as in the batch plan"""
     last: bool
+    """whether training ends with this step"""
     flags: dict[str, int] = dataclasses.field(default_factory=dict)
-    waited_s: float = 0.0
-    seconds: float = 0.0
-    lr: float = 0.0
-    grad_norm: float = 0.0
-    loss_B: Tensor | None = None
-    t_B: Tensor | None = None
-    skipped: str | None = None
+    """small numbers that observers of this rank set before the step; after it, the largest of any rank (Lockstep)"""
     metrics: dict[str, float] = dataclasses.field(default_factory=dict)
+    """what observers have measured after this step"""
     notice: Notice = Notice.NONE
+    """whether to save or to stop after this step; the same on every rank"""
+    lr: float = 0.0
+    """learning rate"""
+    grad_norm: float = 0.0
+    """norm of the gradient before clipping"""
+    skip_reason: str | None = None
+    """why the weights were not updated; None when they were"""
+    waited_s: float = 0.0
+    """seconds spent waiting for the batch"""
+    seconds: float = 0.0
+    """seconds of the whole step, without its observers"""
 
-    @property
-    def number(self) -> int:
-        """Counted from 0, as in the batch plan."""
-        return self.batch.step
+    batch: LatentBatch = dataclasses.field(init=False, repr=False)
+    """the denoiser's: this rank's share of the global batch"""
+    loss_B: Tensor = dataclasses.field(init=False, repr=False)
+    """the denoiser's: loss of each sample"""
+    t_B: Tensor = dataclasses.field(init=False, repr=False)
+    """the denoiser's: time of each sample"""
+    losses: dict[str, Tensor] = dataclasses.field(init=False, repr=False)
+    """the autoencoder's: the parts of its loss"""
 
     @property
     def done(self) -> int:
         """Steps done after this one, as in metrics and checkpoints."""
-        return self.batch.step + 1
+        return self.number + 1
 
     def due(self, every: int) -> bool:
-        """Whether something that comes every so many steps (0: never) and at the stage's end comes after this one."""
+        """Whether this is the last step, or one of those that come every so many steps (0: never)."""
         return self.last or (every > 0 and self.done % every == 0)
 
 
 class Observer:
-    """Watches training; does nothing by itself. All ranks call every method at the same steps.
+    """Watches training; this one does nothing. Every rank calls every method at the same steps.
 
-    `phase` is what the hang detection and the stopwatch call its part of a step; "" has none.
+    Attributes:
+        phase: name of its part of a step, for hang detection and timing; "" for none.
     """
 
     phase = ""
 
     def start(self, step: int) -> None:
-        """Training starts, after so many steps."""
+        """Called when training starts, after `step` steps of earlier runs."""
 
     def before_step(self, step: Step) -> None:
-        """The batch is there."""
+        """Called when the batch has arrived."""
 
     def reason_to_skip(self, step: Step) -> str | None:
-        """What is wrong with the gradient, to keep it from the weights; None when nothing is."""
+        """What is wrong with the gradient, to withhold the update; None accepts it."""
+        return None
 
     def after_step(self, step: Step) -> None:
-        """The weights are updated, or the step was skipped."""
+        """Called when the weights are updated, or the update was skipped."""
 
     def enter(self, step: int, phase: str) -> None:
-        """The training thread has come to this phase of a step."""
+        """Called when the training thread enters a phase of a step."""
 
     def lap(self, part: str) -> None:
-        """A part of a step is over: data, prepare, forward, backward, optimizer, or an observer's phase."""
+        """Called at the end of a part of a step: data, prepare, forward, backward, optimizer, an observer's phase."""
 
 
 class Observers(Observer):
-    """Several as one. They are nested: the first is the last to hear before a step, and the first after it."""
+    """Several observers as one, nested: the first is the last to be called before a step, and the first after it."""
 
     def __init__(self, observers: Iterable[Observer]):
         self._all = tuple(observers)

@@ -1,4 +1,4 @@
-"""Being asked to stop: a signal or a file, noticed by one rank, obeyed by all at the same step boundary."""
+"""Requests to stop: a signal or a file, noticed by one rank, obeyed by all at the same step boundary."""
 
 from __future__ import annotations
 
@@ -7,29 +7,30 @@ import enum
 import signal
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import FrameType
 
 STOP_FILE = "stop"
 
 
 class Notice(enum.IntEnum):
-    """What a rank was told; the strongest of all ranks' counts."""
+    """A request to a rank; the strongest of all ranks' counts."""
 
     NONE = 0
     SAVE = 1
-    """save a checkpoint now and go on: a machine may be taken away soon"""
+    """save a checkpoint now and continue: a machine may soon be taken away"""
     STOP = 2
-    """save a checkpoint and end, to be started again by the same command"""
+    """save a checkpoint and end, to be resumed by the same command"""
 
 
 def stop_file(output: Path) -> Path:
-    """While this file is there, training in `output` stops at its next step; a person may make it too."""
+    """While this file exists, training in `output` stops at its next step; a person may create it too."""
     return output / STOP_FILE
 
 
 class StopFile:
-    """Asks for the stop file, once a second at most: it may lie on a far file server."""
+    """Looks for the stop file, at most once in `every_s` seconds: it may be on a slow file server."""
 
     def __init__(self, output: Path, every_s: float = 1.0):
         self._path, self._every, self._next = stop_file(output), every_s, 0.0
@@ -43,16 +44,16 @@ class StopFile:
 
 
 @contextlib.contextmanager
-def on_sigterm(act) -> Iterator[None]:
-    """Call act() for the first SIGTERM inside the block; a second one ends the process as usual.
+def on_sigterm(act: Callable[[], object]) -> Iterator[None]:
+    """Call act() on the first SIGTERM inside the block; a second one ends the process as usual.
 
-    Only the main thread can be told by a signal; elsewhere the block changes nothing.
+    Only the main thread can receive signals; elsewhere the block changes nothing.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
 
-    def handle(number, frame) -> None:
+    def handle(number: int, frame: FrameType | None) -> None:
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
         act()
 

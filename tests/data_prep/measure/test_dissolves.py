@@ -1,4 +1,4 @@
-"""Dissolves between real shots, and what only looks like one."""
+"""Dissolves between real shots, and changes that only look like one."""
 
 import cv2
 import numpy as np
@@ -43,7 +43,7 @@ def test_a_dissolve_between_real_shots_is_found_where_it_is(pair, seconds):
     assert found[0][:2] == pytest.approx((3 - seconds, 3), abs=0.3)
 
 
-def test_a_cut_a_moving_camera_and_a_change_of_exposure_are_none(pair, clips):
+def test_a_cut_a_moving_camera_and_a_change_of_exposure_are_not_dissolves(pair, clips):
     first, second = pair
     assert found_in([*first, *second]) == []
     assert found_in(shot(clips, "media_sample.video.mp4", 2)) == []  # a phone tilts over a roof
@@ -54,12 +54,10 @@ def test_a_cut_a_moving_camera_and_a_change_of_exposure_are_none(pair, clips):
     assert found_in(still.astype(np.uint8)) == []
 
 
-def test_a_real_title_dissolves_into_the_video_and_what_is_mixed_is_no_clip(clips):
+def test_a_real_title_dissolves_into_the_video_and_mixed_pictures_are_not_a_clip(clips):
     row, _ = examine(str(clips / "videos" / "interactive-examples_stream-of-water-audioless.webm"), ExamineConfig())
     pieces = _spans_of(row | {"key": "k"}, ShotConfig(), SpanConfig(), ((), None))
-    told = [(round(piece["start_s"], 1), round(piece["end_s"], 1), piece["reason"]) for piece in pieces]
-    assert [reason for *_, reason in told].count("dissolve") == 1
-    start, end, _ = next(t for t in told if t[2] == "dissolve")
-    assert (start, end) == pytest.approx((0.9, 1.5), abs=0.35)
+    mixed = [(piece["start_s"], piece["end_s"]) for piece in pieces if piece["reason"] == "dissolve"]
+    assert mixed == [pytest.approx((0.9, 1.5), abs=0.35)]
     whole = _spans_of(row | {"key": "k"}, ShotConfig(max_misfit=0), SpanConfig(), ((), None))
     assert "dissolve" not in [piece["reason"] for piece in whole]

@@ -4,7 +4,7 @@ import cv2
 import numpy as np
 import pytest
 
-from data_prep.measure import motion
+from data_prep.measure.motion import NONE, motion_between
 from data_prep.media.frames import read_frames, read_image
 
 H, W, DT = 72, 128, 0.25
@@ -29,7 +29,7 @@ def scene(m):
 
 
 def test_a_still_scene_does_not_move(photo):
-    m = motion.measure(view(photo, 240, 160, 1.6, 0), view(photo, 240, 160, 1.6, 1), DT)
+    m = motion_between(view(photo, 240, 160, 1.6, 0), view(photo, 240, 160, 1.6, 1), DT)
     assert m.total < 1.0
     assert scene(m) < 0.1
 
@@ -37,7 +37,7 @@ def test_a_still_scene_does_not_move(photo):
 @pytest.mark.parametrize("pixels", [1.0, 3.0, 8.0])
 def test_a_pan_over_a_photograph_is_camera_motion_alone(photo, pixels):
     scale = W * 1.6 / photo.shape[1]
-    m = motion.measure(view(photo, 240, 160, 1.6, 0), view(photo, 240 + pixels / scale, 160, 1.6, 1), DT)
+    m = motion_between(view(photo, 240, 160, 1.6, 0), view(photo, 240 + pixels / scale, 160, 1.6, 1), DT)
     speed = 100 * pixels / DIAGONAL / DT
     assert m.camera == pytest.approx(speed, rel=0.15)
     assert m.camera_x == pytest.approx(-speed, rel=0.15)
@@ -45,7 +45,7 @@ def test_a_pan_over_a_photograph_is_camera_motion_alone(photo, pixels):
 
 
 def test_a_zoom_into_a_photograph_is_camera_motion_alone(photo):
-    m = motion.measure(view(photo, 240, 160, 1.6, 0), view(photo, 240, 160, 1.7, 1), DT)
+    m = motion_between(view(photo, 240, 160, 1.6, 0), view(photo, 240, 160, 1.7, 1), DT)
     assert m.camera > 3
     assert scene(m) < 0.3
 
@@ -55,15 +55,15 @@ def test_an_object_before_a_fixed_camera_is_object_motion(photo):
     before, after = background.copy(), background.copy()
     thing = 255 - view(photo, 240, 200, 1.6, 2)[20:44, 30:54]
     before[20:44, 40:64], after[20:44, 45:69] = thing, thing
-    m = motion.measure(before, after, DT)
+    m = motion_between(before, after, DT)
     assert m.camera < 0.5
     assert scene(m) > 0.5
 
 
 def test_speed_does_not_depend_on_the_sampling_interval(photo):
     scale = W * 1.6 / photo.shape[1]
-    slow = motion.measure(view(photo, 240, 160, 1.6, 0), view(photo, 240 + 4 / scale, 160, 1.6, 1), 0.5)
-    fast = motion.measure(view(photo, 240, 160, 1.6, 0), view(photo, 240 + 2 / scale, 160, 1.6, 1), 0.25)
+    slow = motion_between(view(photo, 240, 160, 1.6, 0), view(photo, 240 + 4 / scale, 160, 1.6, 1), 0.5)
+    fast = motion_between(view(photo, 240, 160, 1.6, 0), view(photo, 240 + 2 / scale, 160, 1.6, 1), 0.25)
     assert slow.camera == pytest.approx(fast.camera, rel=0.15)
 
 
@@ -73,7 +73,7 @@ def test_real_shots_land_on_the_right_side(clips):
             cv2.cvtColor(f, cv2.COLOR_RGB2GRAY)
             for f in read_frames(clips / "videos" / name, [at, at + DT], (H, W), fit="stretch")
         )
-        return motion.measure(before, after, DT)
+        return motion_between(before, after, DT)
 
     cups = of("sam2_02_cups.mp4", 4.0)  # hands shuffle cups before a fixed camera
     assert cups.object > 2 * cups.camera
@@ -84,5 +84,5 @@ def test_real_shots_land_on_the_right_side(clips):
 
 def test_flat_pictures_have_no_motion():
     black = np.zeros((H, W), np.uint8)
-    assert motion.measure(black, black, DT) == motion.NONE
-    assert motion.measure(black, black + 200, DT).camera == 0
+    assert motion_between(black, black, DT) == NONE
+    assert motion_between(black, black + 200, DT).camera == 0

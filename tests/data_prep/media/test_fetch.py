@@ -4,15 +4,15 @@ import pytest
 import ray
 
 from data_prep.curate.job import CurateConfig, curate
+from data_prep.media.errors import MediaError
 from data_prep.media.fetch import content_hash, local_copy, stamp
-from data_prep.media.probe import MediaError
 from data_prep.sources.manifest import SourceConfig, read_source
 
 
 @pytest.fixture(scope="module")
 def bucket(clips, s3_server):
     """s3://clips on a local S3 server, with a manifest and two clips under set/."""
-    ray.shutdown()  # workers of a Ray that other tests started know nothing of this server
+    ray.shutdown()  # workers of a Ray that other tests started do not know this server
     manifest = "uri,license,caption\nmilk.mkv,CC-BY-4.0,A sign.\nsub/owl.jpg,CC-BY-2.0,An owl.\n../x.mp4,MIT,x\n"
     for key, data in {
         "milk.mkv": (clips / "videos" / "sample-videos_milk.mkv").read_bytes(),
@@ -25,6 +25,7 @@ def bucket(clips, s3_server):
     ray.shutdown()
 
 
+@pytest.mark.slow
 def test_an_s3_round_trip_and_a_second_run_that_downloads_nothing(bucket, tmp_path):
     config = {"input": f"{bucket}/manifest.csv", "store": tmp_path / "store"}
     summary = curate(CurateConfig(output=tmp_path / "a", **config))
@@ -56,7 +57,7 @@ def test_pipes_folders_and_unreadable_files_are_refused(tmp_path):
         assert error.value.reason == reason
 
 
-def test_content_names_a_clip_wherever_it_lies(clips, tmp_path):
+def test_content_names_a_clip_wherever_it_is(clips, tmp_path):
     path = clips / "photos" / "test_data_owl.jpg"
     (tmp_path / "other name.bin").write_bytes(path.read_bytes())
     assert content_hash(str(path)) == content_hash(str(tmp_path / "other name.bin"))

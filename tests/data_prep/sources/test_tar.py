@@ -3,8 +3,9 @@ import tarfile
 
 import pytest
 
+from data_prep.media.errors import MediaError
 from data_prep.media.fetch import local_copy, stamp
-from data_prep.media.probe import MediaError, probe
+from data_prep.media.probe import probe
 from data_prep.sources.manifest import SourceConfig, read_source
 
 
@@ -29,7 +30,7 @@ def shard(clips, tmp_path):
     return path
 
 
-def test_members_become_rows_with_what_is_said_of_them(shard):
+def test_members_become_rows_with_their_columns(shard):
     for where in (shard, shard.parent):
         rows = read_source(str(where), SourceConfig(), need_license=False).to_pylist()
         assert len(rows) == 2
@@ -43,9 +44,11 @@ def test_members_become_rows_with_what_is_said_of_them(shard):
     assert stamp(rows[0]["uri"]) != stamp(rows[1]["uri"]) != ""
 
 
-def test_a_tar_cut_short_keeps_what_is_whole(shard):
+def test_a_cut_tar_keeps_its_members_up_to_the_cut_and_other_files_are_refused(shard):
     rows = read_source(str(shard), SourceConfig(), need_license=False).to_pylist()
     shard.write_bytes(shard.read_bytes()[:60_000])
+    cut = read_source(str(shard), SourceConfig(), need_license=False).to_pylist()
+    assert [row["uri"] for row in cut] == [rows[0]["uri"]]
     with pytest.raises(MediaError) as error, local_copy(rows[0]["uri"]):
         pass
     assert error.value.reason == "truncated"

@@ -1,9 +1,13 @@
+"""The loader on a disk and on an object store: the same batches, and the same reaction to damage and loss."""
+
 import logging
 import subprocess
 import sys
+from itertools import islice
 
 import pytest
 import torch
+from pyarrow import fs
 
 from lingen.data.batch_plan import BatchPlan
 from lingen.data.loader import MAX_AHEAD, LatentLoader
@@ -11,10 +15,11 @@ from lingen.data.shard_index import ShardIndex
 from lingen.data.shards import DamagedSample
 
 COUNTS = {"image_64x64": 5, "video_48x80_17f": 9, "video_64x64_17f": 3}
+TAR = "latents/video_48x80_17f/000001.tar"
 
 
-def batches(folder, rank=0, world_size=1, start=0, stop=12, **options):
-    index = ShardIndex.open(folder)
+def batches(folder, rank=0, world_size=1, start=0, stop=12, cache=(), **options):
+    index = ShardIndex.open(folder, *cache)
     plan = BatchPlan(index, seed=1, batch_size=8, image_ratio="1:3", text_dropout=0.3)
     return list(LatentLoader(index, plan, rank, world_size, start_step=start, stop_step=stop, **options))
 
@@ -109,7 +114,7 @@ def test_opening_an_index_imports_nothing_slow(make_shards):
     assert done.stdout.strip() == "[]"
 
 
-def test_a_damaged_sample_is_reported_replaced_alike_everywhere_and_never_fed(make_shards, caplog):
+def test_a_damaged_sample_is_reported_replaced_alike_everywhere_and_never_used(make_shards, caplog):
     folder = make_shards(COUNTS)
     bucket = ShardIndex.open(folder).buckets["video_48x80_17f"]
     clean = batches(folder)
@@ -163,3 +168,49 @@ def test_impossible_worker_counts_are_refused(make_shards, rank, world_size, mes
     index = ShardIndex.open(make_shards(COUNTS))
     with pytest.raises(ValueError, match=message):
         LatentLoader(index, BatchPlan(index, seed=1, batch_size=8), rank, world_size)
+
+
+@pytest.fixture
+def both(make_shards, s3_server):
+    """(folder, URI) of the same shards."""
+    folder = make_shards(COUNTS)
+    fs.copy_files(str(folder), "clips/encoded", destination_filesystem=s3_server)
+    return folder, "s3://clips/encoded"
+
+
+def test_batches_of_an_object_store_are_those_of_a_disk_through_a_bounded_cache(both, tmp_path):
+    folder, uri = both
+    cache, limit = tmp_path / "cache", 40_000
+    for start in (0, 10**6):
+        stop = start + 10
+        far = batches(uri, start=start, stop=stop, cache=(cache, limit / 1e9), threads=4)
+        for a, b in zip(batches(folder, start=start, stop=stop), far, strict=True):
+            same(a, b)
+        kept = [p.stat().st_size for p in cache.rglob("*") if p.is_file()]
+        assert limit / 2 < sum(kept) <= limit
+
+
+def test_on_an_object_store_damage_is_replaced_alike_and_loss_is_named(both, s3_server, tmp_path, caplog):
+    folder, uri = both
+    row = ShardIndex.open(folder).buckets["video_48x80_17f"].table.to_pylist()[4]
+    data = bytearray((folder / TAR).read_bytes())
+    data[row["offset"] + 99] ^= 1
+    (folder / TAR).write_bytes(data)
+    with s3_server.open_output_stream(f"clips/encoded/{TAR}") as out:
+        out.write(bytes(data))
+    near = batches(folder)
+    caplog.clear()
+    far = batches(uri, cache=(tmp_path,))
+    assert [row["key"] in r.getMessage() and TAR in r.getMessage() for r in caplog.records] == [True]
+    assert any(row["key"] in batch.replaced for batch in far)
+    for a, b in zip(near, far, strict=True):
+        same(a, b)
+
+    index = ShardIndex.open(uri)
+    loader = iter(LatentLoader(index, BatchPlan(index, seed=1, batch_size=8), read_ahead_mb=0))
+    next(loader)
+    s3_server.delete_file(f"clips/encoded/{TAR}")
+    with pytest.raises(FileNotFoundError, match=rf"{uri}: shard {TAR} is missing"):
+        batches(uri)
+    with pytest.raises(FileNotFoundError, match=rf"{uri}: {TAR} is missing"):
+        list(islice(loader, 20))

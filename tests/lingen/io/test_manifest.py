@@ -59,5 +59,20 @@ def test_atomic_write_leaves_old_content_on_failure(tmp_path):
     assert [p.name for p in tmp_path.iterdir()] == ["a.json"]
 
 
+def test_a_last_line_that_was_cut_off_is_removed(tmp_path):
+    path = tmp_path / "log.jsonl"
+    assert manifest.whole_lines(path) == []
+    path.write_bytes(b'{"a": 1}\n{"a": 2}\n{"a"')
+    assert manifest.whole_lines(path) == [b'{"a": 1}\n', b'{"a": 2}\n']
+    assert path.read_bytes() == b'{"a": 1}\n{"a": 2}\n'
+    assert manifest.whole_lines(path) == [b'{"a": 1}\n', b'{"a": 2}\n']
+
+
+def test_to_plain_converts_what_configurations_contain(tmp_path):
+    value = {"config": Config(), 7: tmp_path, "pair": (1, None)}
+    plain = {"config": {"threshold": 0.5, "tags": ["a", "b"]}, "7": str(tmp_path), "pair": [1, None]}
+    assert manifest.to_plain(value) == plain
+
+
 def test_digest_ignores_order():
     assert manifest.digest({"a": 1, "b": {2, 1}}) == manifest.digest({"b": [1, 2], "a": 1})

@@ -3,13 +3,13 @@ import io
 from lingen.io.progress import Progress, clock
 
 
-def test_says_counts_rate_and_time_to_go():
+def test_a_line_has_counts_rate_and_time_to_go():
     out = io.StringIO()
     progress = Progress("encode", total=10, unit="clips", done=4, stream=out)
     progress._start -= 2.0
     progress.update(2)
     assert "6/10 clips" in progress.line()
-    assert "1.00 clips/s" in progress.line()  # resumed work does not count into the rate
+    assert "1.00 clips/s" in progress.line()  # resumed work does not count towards the rate
     assert "4s to go" in progress.line()
     progress.close()
     assert out.getvalue().count("\n") == 1

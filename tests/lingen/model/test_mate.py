@@ -1,13 +1,12 @@
-"""MATE's global branch: reach, review tokens, time reversal; both Mambas against their plain definitions."""
+"""MATE's global branch, with either Mamba: reach, review tokens, time reversal; and the sum of the branches."""
 
 import pytest
 import torch
-import torch.nn.functional as F
 
-from lingen.model.mamba1 import BidirectionalMamba1, selective_scan
-from lingen.model.mamba2 import BidirectionalMamba2, causal_conv
-from lingen.model.mate import MABranch
-from lingen.model.review import review_grid, review_tokens
+from lingen.model.mamba1 import BidirectionalMamba1
+from lingen.model.mamba2 import BidirectionalMamba2
+from lingen.model.mate import MATE, MABranch
+from lingen.model.tesa import TESA
 
 GRID, WIDTH = (4, 4, 6), 16
 
@@ -45,8 +44,8 @@ def test_time_reversal_swaps_the_directions(kind, pool):
 
 
 @pytest.mark.parametrize("kind", ["mamba2", "mamba1"])
-def test_the_directions_are_two_scans_of_their_own(kind):
-    """With the reversed pass silenced, a token sees only what comes before it, and the review."""
+def test_the_directions_are_two_independent_scans(kind):
+    """With the reversed pass silenced, a token sees only the tokens before it, and the review."""
     m = mamba(kind)
     with torch.no_grad():
         m.backwards.D.zero_()
@@ -62,58 +61,6 @@ def test_the_directions_are_two_scans_of_their_own(kind):
     review = u.clone()
     review[0, :3] += 1  # the opening copy of three review tokens
     assert ((m(review, 3, 3) - m(u, 3, 3))[0].abs().amax(-1) > 0).all()
-
-
-@pytest.mark.parametrize("pool", [(2, 2, 2), (3, 2, 4), (8, 4, 4)])
-@pytest.mark.parametrize("grid", [(5, 3, 7), (1, 4, 4), (8, 4, 8), (9, 1, 5)])
-def test_review_tokens_average_what_the_window_holds(grid, pool):
-    x = torch.randn(2, *grid, 3)
-    got = review_tokens(x, pool)
-    assert got.shape == (2, *review_grid(grid, pool), 3)
-    T, H, W = (-(-n // p) for n, p in zip(grid, pool))
-    for t in range(T):
-        for h in range(H):
-            for w in range(W):
-                box = x[:, t * pool[0] :][:, : pool[0], h * pool[1] :][:, :, : pool[1], w * pool[2] :][
-                    ..., : pool[2], :
-                ]
-                torch.testing.assert_close(got[:, t, h, w], box.mean((1, 2, 3)), atol=1e-6, rtol=1e-5)
-
-
-@pytest.mark.parametrize("reverse", [False, True])
-def test_causal_conv_is_a_plain_conv1d(reverse):
-    x, conv = torch.randn(2, 11, 6), torch.nn.Conv1d(6, 6, 4, groups=6)
-    y = causal_conv(x, conv.weight, conv.bias, reverse)
-    z = x.flip(1) if reverse else x
-    expected = F.conv1d(F.pad(z.transpose(1, 2), (3, 0)), conv.weight, conv.bias, groups=6).transpose(1, 2)
-    torch.testing.assert_close(y, expected.flip(1) if reverse else expected)
-
-
-@pytest.mark.parametrize("reverse", [False, True])
-@pytest.mark.parametrize("length", [1, 9, 1030])  # 1030: more than one segment
-def test_selective_scan_is_its_definition(length, reverse):
-    torch.manual_seed(0)
-    x, dt = torch.randn(2, length, 3), torch.rand(2, length, 3)
-    A, (B, C) = -torch.rand(3, 4), torch.randn(2, 2, length, 4)
-    leaves = [z.requires_grad_() for z in (x, dt, A, B, C)]
-    y, final = selective_scan(*leaves, reverse=reverse)
-    state, ys = torch.zeros(2, 3, 4), [None] * length
-    for i in reversed(range(length)) if reverse else range(length):
-        state = (dt[:, i, :, None] * A).exp() * state + (dt[:, i] * x[:, i])[..., None] * B[:, i, None]
-        ys[i] = (state * C[:, i, None]).sum(-1)
-    expected = torch.stack(ys, 1)
-    torch.testing.assert_close(y, expected, atol=1e-5, rtol=1e-4)
-    torch.testing.assert_close(final, state, atol=1e-5, rtol=1e-4)
-    weight = torch.randn_like(y)
-    for got, want in zip(
-        torch.autograd.grad((y * weight).sum(), leaves), torch.autograd.grad((expected * weight).sum(), leaves)
-    ):
-        torch.testing.assert_close(got, want, atol=1e-4, rtol=1e-3)
-
-
-def test_an_impossible_head_dim_is_refused():
-    with pytest.raises(ValueError, match="ssm_head_dim: 24 does not divide the inner width 64"):
-        BidirectionalMamba2(64, head_dim=24)
 
 
 @pytest.mark.parametrize("kind", ["mamba2", "mamba1"])
@@ -132,3 +79,11 @@ def test_a_review_in_one_pass_reaches_no_reversed_output(kind):
     closing = u.clone()
     closing[0, -3:] += 1
     assert ((m(closing, 3, 3) - m(u, 3, 3))[0].abs().amax(-1) > 0).all()
+
+
+def test_mate_is_the_sum_of_its_branches():
+    ma, tesa = MABranch(mamba("mamba2"), "rms", 1, (2, 2, 2)), TESA(WIDTH, 2, (2, 2, 2), shifted=True)
+    x = torch.randn(2, *GRID, WIDTH)
+    torch.testing.assert_close(MATE(ma, tesa)(x), ma(x) + tesa(x))
+    assert torch.equal(MATE(ma, None)(x), ma(x))
+    assert torch.equal(MATE(None, tesa)(x), tesa(x))

@@ -1,4 +1,4 @@
-"""Run by test_ssd_kernels.py in a fresh process: a GPU backend against the reference in Triton's CPU interpreter.
+"""Run by check_in_interpreter in a fresh process: a GPU backend against the reference in Triton's CPU interpreter.
 
 Usage: python triton_interpreter.py BACKEND. Exit code 77: the package is not installed.
 """

@@ -28,13 +28,13 @@ def test_ssim_is_scikit_images(side):
     generator = torch.Generator().manual_seed(0)
     a = torch.rand(2, 3, 4, side, side, generator=generator) * 2 - 1
     b = (a + 0.3 * torch.randn(a.shape, generator=generator)).clamp(-1, 1)
-    window = {"gaussian_weights": True, "sigma": 1.5, "truncate": 3.5} if side > 11 else None
+    settings = {"gaussian_weights": True, "sigma": 1.5, "truncate": 3.5} if side > 11 else None
     for got, x, y in zip(ssim(a, b), a.numpy() / 2 + 0.5, b.numpy() / 2 + 0.5):
         assert 0 < got < 1
-        if window:
+        if settings:
             maps = [
                 structural_similarity(*(v[:, t].transpose(1, 2, 0) for v in (x, y)), channel_axis=2, data_range=1.0,
-                                      use_sample_covariance=False, full=True, **window)[1]
+                                      use_sample_covariance=False, full=True, **settings)[1]
                 for t in range(4)
             ]  # fmt: skip
             assert got.item() == pytest.approx(np.mean([m[5:-5, 5:-5] for m in maps]), abs=1e-4)
@@ -43,7 +43,7 @@ def test_ssim_is_scikit_images(side):
 
 @pytest.fixture(scope="module")
 def perceptual(tmp_path_factory):
-    """With random weights: what is tested is the distance, not what a trained VGG sees."""
+    """With random weights: the distance is tested, not the features of a trained VGG."""
     from torchvision.models import vgg16
 
     torch.manual_seed(0)
@@ -72,28 +72,28 @@ def test_perceptual_distance_is_zero_at_equality_and_grows_with_the_difference(p
 
 def test_other_weights_are_refused(tmp_path):
     torch.save({"features.0.weight": torch.zeros(1)}, tmp_path / "x.pth")
-    with pytest.raises(ValueError, match=r"fit\.perceptual: .*x\.pth holds no weights of torchvision's vgg16"):
+    with pytest.raises(ValueError, match=r"fit\.perceptual: .*x\.pth does not contain the weights of .* vgg16"):
         PerceptualLoss(tmp_path / "x.pth")
 
 
 @pytest.mark.parametrize("frames", [1, 5])
-def test_discriminator_learns_what_is_real_and_its_verdict_teaches_the_decoder_alone(frames):
+def test_discriminator_learns_what_is_real_and_its_generator_loss_trains_only_the_decoder(frames):
     torch.manual_seed(0)
-    judge = PatchDiscriminator(width=8)
+    discriminator = PatchDiscriminator(width=8)
     real, decoded = torch.rand(2, 3, frames, 32, 32), torch.zeros(2, 3, frames, 32, 32, requires_grad=True)
-    assert judge(real).shape == (2, 1, frames, 4, 4)
-    judge.verdict(decoded).backward()
+    assert discriminator(real).shape == (2, 1, frames, 4, 4)
+    discriminator.generator_loss(decoded).backward()
     assert decoded.grad.abs().sum() > 0
-    assert all(p.grad is None for p in judge.parameters())
+    assert all(p.grad is None for p in discriminator.parameters())
     decoded.grad = None
-    optimizer = torch.optim.Adam(judge.parameters(), lr=3e-3)
+    optimizer = torch.optim.Adam(discriminator.parameters(), lr=3e-3)
     losses = []
     for _ in range(20):
-        loss = judge.loss(real, decoded)
+        loss = discriminator.loss(real, decoded)
         losses.append(loss.item())
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
     assert decoded.grad is None
     assert losses[-1] < 0.5 * losses[0]
-    assert judge(real).mean() > judge(decoded).mean()
+    assert discriminator(real).mean() > discriminator(decoded).mean()

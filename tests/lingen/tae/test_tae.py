@@ -1,11 +1,7 @@
-import dataclasses
-
 import pytest
 import torch
 
 from lingen.tae.config import TAE_PRESETS, TAEConfig
-from lingen.tae.layers import TemporalAttention
-from lingen.tae.pretrained import load_tae, save_tae
 from lingen.tae.tae import TAE
 
 SMALL = TAEConfig(channels=(8, 8, 16, 16), blocks=1, decoder_blocks=1)  # Movie Gen's shape, thin
@@ -31,16 +27,14 @@ def test_any_length_and_size_comes_back(tae, frames, height, width):
     assert decoded.shape == video.shape
 
 
-def test_presets_compress_as_the_paper_says():
-    for config in TAE_PRESETS.values():
-        assert (config.temporal_factor, config.spatial_factor, config.latent_channels) == (8, 8, 16)
+def test_the_papers_tae_gives_the_papers_latent():
     with torch.device("meta"):
         paper = TAE(TAE_PRESETS["tae_paper"])
         assert paper.encode(torch.zeros(1, 3, 272, 192, 352)).shape == (1, 16, 34, 24, 44)
 
 
 def test_untrained_inflation_treats_every_frame_as_an_image():
-    """The temporal convolutions start as the identity and replicate at the ends: a still video stays still."""
+    """The temporal convolutions are the identity at first and replicate at the ends: a still video stays still."""
     torch.manual_seed(0)
     tae = TAE(SMALL).eval()
     image = torch.rand(1, 3, 1, 16, 16) * 2 - 1
@@ -63,18 +57,6 @@ def test_time_reaches_across_frames_once_trained():
     with torch.no_grad():
         difference = (tae.encode_raw(video) - tae.encode_raw(changed)).abs().amax((0, 1, 3, 4))
     assert (difference > 0).all(), "temporal attention sees these three latent frames"
-
-
-def test_temporal_attention_reaches_so_far_and_no_further():
-    torch.manual_seed(0)
-    attention = TemporalAttention(8, heads=2, reach=2)
-    torch.nn.init.normal_(attention.out.weight)
-    x = torch.randn(1, 9, 2, 3, 8)
-    changed = x.clone()
-    changed[:, 4] += torch.randn(8)
-    with torch.no_grad():
-        moved = (attention(x) - attention(changed)).abs().amax((0, 2, 3, 4)) > 1e-6
-    assert moved.tolist() == [False, False, True, True, True, True, True, False, False]
 
 
 def test_principal_components_are_the_best_linear_autoencoder():
@@ -103,24 +85,8 @@ def test_normalised_latents_have_zero_mean_and_unit_variance():
     torch.testing.assert_close(latent.std((0, 2, 3, 4)), torch.ones(16), atol=1e-3, rtol=0)
 
 
-def test_saved_and_loaded_is_the_same_revision(tae, tmp_path):
-    tae.set_normalisation(torch.arange(16.0), torch.arange(16.0) + 1)
-    save_tae(tae, tmp_path)
-    again = load_tae(tmp_path)
-    assert again.digest == tae.digest
-    video = torch.rand(1, 3, 8, 16, 16)
-    torch.testing.assert_close(again.encode(video), tae.eval().encode(video))
-    with torch.no_grad():
-        next(again.parameters()).add_(1e-3)
-    assert again.digest != tae.digest
-
-
-def test_wrong_input_is_named(tae, tmp_path):
+def test_wrong_input_is_named(tae):
     with pytest.raises(ValueError, match=r"video: need \(B, 3, T, H, W\)"):
         tae.encode(torch.zeros(1, 4, 8, 16, 16))
     with pytest.raises(ValueError, match="frames: 1 latent frames decode to"):
         tae.decode(torch.zeros(1, 16, 1, 2, 2), frames=9)
-    with pytest.raises(ValueError, match="holds no TAE"):
-        load_tae(tmp_path)
-    with pytest.raises(ValueError, match="attention_heads: 3 does not divide"):
-        dataclasses.replace(SMALL, attention_heads=3)

@@ -1,4 +1,4 @@
-"""What is held out, what a reviewed list leaves, and validation on real processes with gloo."""
+"""Validation on real processes with gloo."""
 
 import json
 import os
@@ -10,62 +10,9 @@ import numpy as np
 import pytest
 import torch
 
-from lingen.data.selection import licences, select
-from lingen.data.shard_index import ShardIndex
+from lingen.data.selection import select
 from lingen.train.ema import EMA
 from lingen.train.observers.validation import Validation
-
-HASHES = [f"{i:02x}{'5a' * 15}" for i in range(0, 256, 8)]  # of files, spread evenly: 32 of them
-CLIPS = [f"{h}-{start}-{start + 1000}" for h in HASHES for start in (0, 1000)]  # two clips of every file
-
-
-@pytest.fixture
-def shards(make_shards):
-    """Two media of the same files; every file has two clips."""
-    return ShardIndex.open(make_shards({"image_64x64": 64, "video_64x64_16f": 64}, clip_ids=CLIPS))
-
-
-def keys(index):
-    return {name: {b.key(row) for row in range(len(b))} for name, b in index.buckets.items()}
-
-
-def test_whole_files_are_held_out_alike_in_every_bucket_and_for_ever(shards, make_shards, tmp_path):
-    train, out = select(shards, 0.25)
-    assert {name: (len(train.buckets[name]), len(out.buckets[name])) for name in shards.buckets} == {
-        "image_64x64": (48, 16),
-        "video_64x64_16f": (48, 16),
-    }
-    files = {key.split("-")[0] for found in keys(out).values() for key in found}
-    assert files == set(HASHES[:8])
-    assert not files & {key.split("-")[0] for found in keys(train).values() for key in found}
-    grown = ShardIndex.open(make_shards({"image_64x64": 10}, clip_ids=CLIPS[10:], folder=tmp_path / "grown"))
-    assert {key.split("-")[0] for key in keys(select(grown, 0.25)[1])["image_64x64"]} <= files
-    assert select(shards, 0.0)[1] is None
-
-
-def test_a_part_reads_the_rows_it_names(shards):
-    train, _ = select(shards, 0.25)
-    part, whole = train.buckets["video_64x64_16f"], shards.buckets["video_64x64_16f"]
-    assert part.keys([0, 47]) == [part.key(0), part.key(47)] == whole.keys([16, 63])
-    assert part.row(part.key(5)) == 5
-    assert part.metadata(3) == whole.metadata(19)
-    assert torch.equal(part.read(7)[0], whole.read(23)[0])
-    assert part.table["key"].to_pylist() == part.keys(range(48))
-    with pytest.raises(KeyError):
-        part.row(whole.key(0))
-
-
-def test_licences_are_counted_over_what_is_trained_on(shards):
-    assert licences(select(shards, 0.25)[0]) == {"CC-BY-4.0": 96}
-
-
-def test_a_reviewed_list_leaves_its_clips_but_never_those_held_out(shards):
-    train, out = select(shards, 0.25, clips=[CLIPS[0], CLIPS[20], CLIPS[21], "not-encoded"])
-    assert keys(train)["video_64x64_16f"] == {f"{c}_w0000" for c in CLIPS[20:22]}
-    assert len(out) == 32, "validation does not depend on the list"
-    with pytest.raises(ValueError, match="reviewed set and not held out"):
-        select(shards, 0.25, clips=[CLIPS[0]])
-
 
 SCRIPT = """
 import json, sys

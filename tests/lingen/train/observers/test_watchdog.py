@@ -50,7 +50,7 @@ def test_the_ranks_that_others_wait_for_are_named(tmp_path):
     error = ranks[0].communicate(timeout=120)[1]
     ranks[2].kill()
     message = error.strip().splitlines()[-1]
-    assert "lingen.train.observers.watchdog.Stalled: rank 0 did not get on for" in message, error
+    assert "lingen.train.observers.watchdog.Stalled: rank 0 made no progress for" in message, error
     assert "rank 2, which is silent (dead or frozen)" in message
     assert "rank 1, in phase 'data' at <string>" in message
     assert "(read_from_a_dead_disk)" in message

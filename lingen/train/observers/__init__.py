@@ -1,0 +1,1 @@
+"""What watches training from outside and keeps a long run alive."""

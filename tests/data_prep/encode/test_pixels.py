@@ -1,0 +1,86 @@
+import re
+
+import numpy as np
+import pytest
+
+from data_prep.encode import pixels
+from data_prep.encode.pixels import PixelConfig, write_pixels
+from data_prep.encode.segment_frames import error_row
+from data_prep.media.errors import MediaError
+from lingen.io.manifest import read_json
+
+CONFIG = PixelConfig(resolution=64, frames=32, windows_per_clip=2, held_out=0.3)
+
+
+@pytest.fixture
+def clips(make_clip):
+    """Eight sources of one video and one photograph each; the video of the last cannot be read."""
+    rows = []
+    for i in range(8):
+        rows.append(make_clip(f"{i:016x}-0-5000", 5.0) | {"source": f"source {i}"})
+        rows.append(make_clip(f"{i + 100:016x}-0-0", 0.0, media="image") | {"source": f"source {i}"})
+    return rows
+
+
+@pytest.fixture
+def read(monkeypatch):
+    """The keys that were decoded; frames are filled with the segment's start."""
+    keys = []
+
+    def read_segments(segments, errors, num_cpus, timeout_s):
+        for s in segments:
+            keys.append(s.key)
+            if s.provenance.source == "source 7" and s.bucket.startswith("video"):
+                errors.append(error_row(s, MediaError("truncated", "cut off")))
+                yield s, None
+            else:
+                yield s, np.full((len(s.times_s), 48, 80, 3), int(s.start_s), np.uint8)
+
+    monkeypatch.setattr(pixels, "read_segments", read_segments)
+    return keys
+
+
+def test_every_segment_is_a_file_or_an_error(clips, read, tmp_path):
+    segments, errors = write_pixels(clips, tmp_path, CONFIG)
+    assert len(segments) == 7 * 2 + 8
+    assert [(e["clip_id"], e["reason"]) for e in errors] == [(clips[-2]["clip_id"], "truncated")] * 2
+    for segment in segments:
+        frames = segment.read(tmp_path)
+        assert frames.shape == ((32, 48, 80, 3) if segment.media == "video" else (1, 48, 80, 3))
+        assert (frames == (2 if segment.key.endswith("w0001") else 0)).all()
+    assert {w["key"] for w in read_json(tmp_path / "index.json")["windows"]} == {s.key for s in segments}
+
+
+def test_whole_sources_are_held_out_and_stay_so_when_clips_are_added(clips, read, tmp_path):
+    segments, _ = write_pixels(clips, tmp_path / "all", CONFIG)
+    sides = {}
+    for segment in segments:
+        sides.setdefault(segment.source, set()).add(segment.held_out)
+    assert all(len(side) == 1 for side in sides.values())
+    held_out = {source for source, side in sides.items() if True in side}
+    assert len(held_out) == round(0.3 * 7)  # of the sources with videos
+    fewer, _ = write_pixels([c for c in clips if c["source"] in held_out | {"source 0"}], tmp_path / "few", CONFIG)
+    assert {s.source for s in fewer if s.held_out} <= held_out
+
+
+def test_an_interrupted_run_decodes_what_is_missing_and_a_finished_one_nothing(clips, read, tmp_path):
+    expected = write_pixels(clips, tmp_path, CONFIG)
+    read.clear()
+    assert write_pixels(clips, tmp_path, CONFIG) == expected
+    assert read == []
+    (tmp_path / "index.json").unlink()
+    lost = expected[0][3].key
+    (tmp_path / f"{lost}.npy").unlink()
+    assert write_pixels(clips, tmp_path, CONFIG)[0] == expected[0]
+    assert lost in read
+    assert not {s.key for s in expected[0]} - {lost} & set(read)
+
+
+def test_settings_and_clips_that_give_nothing_are_refused(make_clip, tmp_path):
+    with pytest.raises(ValueError, match=re.escape("--pixels.held-out: must be between 0 and 1, got 1.0")):
+        PixelConfig(held_out=1.0)
+    with pytest.raises(ValueError, match=re.escape("--pixels.frames: a video segment needs at least 2 frames")):
+        PixelConfig(frames=1)
+    message = "--curated: no clip yields a segment of 32 frames at 64p (1 shorter than 2 s); change --pixels.frames"
+    with pytest.raises(ValueError, match=re.escape(message)):
+        write_pixels([make_clip("a", 1.0)], tmp_path, CONFIG)

@@ -1,0 +1,67 @@
+import io
+import re
+import threading
+from types import SimpleNamespace
+
+import pytest
+
+from data_prep.encode import pool
+from data_prep.encode.pool import EncodeWorkers, Tally, pool_size, run_shards, torch_threads
+from lingen.io.progress import Progress
+
+
+@pytest.fixture
+def cluster(monkeypatch):
+    """What the cluster has: 4 CPUs and 2 GPUs."""
+    monkeypatch.setattr(pool.ray, "cluster_resources", lambda: {"CPU": 4.0, "GPU": 2.0})
+
+
+@pytest.mark.parametrize(
+    ("workers", "size"),
+    [
+        (EncodeWorkers(), 1),
+        (EncodeWorkers(count=3), 3),
+        (EncodeWorkers(gpus=1), 2),
+        (EncodeWorkers(gpus=0.5), 4),
+        (EncodeWorkers(gpus=2, count=5), 5),
+    ],
+)
+def test_the_pool_has_the_workers_asked_for_or_one_per_gpu(cluster, workers, size):
+    assert pool_size(workers) == size
+
+
+def test_workers_without_room_are_refused_by_the_name_of_their_flag(cluster):
+    message = "--workers.gpus: one worker needs 3 GPU, but the cluster has only 2"
+    with pytest.raises(ValueError, match=re.escape(message)):
+        pool_size(EncodeWorkers(gpus=3))
+    with pytest.raises(ValueError, match=re.escape("--workers.cpus: one worker needs 4.5 CPU")):
+        pool_size(EncodeWorkers(cpus=4.5))
+    with pytest.raises(ValueError, match=r"--workers: .* must not be negative"):
+        EncodeWorkers(threads=-1)
+
+
+def test_workers_share_half_of_the_machines_threads(monkeypatch):
+    monkeypatch.setattr(pool.os, "cpu_count", lambda: 16)
+    assert torch_threads(EncodeWorkers()) == 8
+    assert torch_threads(EncodeWorkers(count=4)) == 2
+    assert torch_threads(EncodeWorkers(count=99)) == 1
+    assert torch_threads(EncodeWorkers(count=4, threads=5)) == 5
+
+
+def test_nothing_left_to_do_needs_no_ray():
+    stream = io.StringIO()
+    assert run_shards(object, None, [], EncodeWorkers(), Progress("latents", 5, "segments", 5, stream)) == []
+    assert "latents: 5/5 segments" in stream.getvalue()
+    assert "nothing left to do" in stream.getvalue()
+
+
+def test_units_counted_after_the_last_look_are_in_the_progress_line(monkeypatch):
+    tally, stop = Tally(), threading.Event()
+    monkeypatch.setattr(pool.ray, "get", lambda value: value)
+    handle = SimpleNamespace(total=SimpleNamespace(remote=tally.total))
+    progress = Progress("latents", 5, "segments", 1, io.StringIO())
+    tally.add(1)
+    tally.add(3)
+    stop.set()
+    pool._watch(handle, progress, stop)
+    assert progress.done == 5

@@ -1,0 +1,12 @@
+"""One thread for small models: two test processes of several threads on few cores wait for each other's barriers."""
+
+import pytest
+import torch
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)

@@ -1,0 +1,62 @@
+"""open_clip's text towers: all tokens, honest names, one-line errors."""
+
+import pytest
+import torch
+
+from lingen.text.encoders import TextEncoderConfig, build_text_encoder
+
+pytest.importorskip("open_clip")
+
+
+@pytest.fixture(scope="module")
+def encoder():
+    return build_text_encoder(TextEncoderConfig(model="lingen-tiny"))
+
+
+def test_all_tokens_up_to_the_end_token(encoder):
+    out = encoder.encode(["a dog runs", "", "word " * 200])
+    assert [tuple(e.shape) for e in out] == [(5, 128), (2, 128), (77, 128)]
+    assert all(e.dtype == torch.float32 and e.isfinite().all() for e in out)
+    assert encoder.dim == 128
+
+
+def test_the_batch_does_not_change_an_embedding(encoder):
+    together = encoder.encode(["a dog runs", "a longer caption about the sea"])
+    torch.testing.assert_close(encoder.encode(["a dog runs"])[0], together[0], atol=1e-5, rtol=1e-5)
+    assert not torch.allclose(together[0][1:4], together[1][1:4], atol=1e-2)
+
+
+def test_random_weights_are_named_and_depend_on_the_seed(encoder):
+    assert encoder.name == "open_clip/lingen-tiny, random weights, seed 0"
+    state = torch.get_rng_state()
+    again = build_text_encoder(TextEncoderConfig(model="lingen-tiny"))
+    other = build_text_encoder(TextEncoderConfig(model="lingen-tiny", seed=1))
+    assert torch.equal(torch.get_rng_state(), state)
+    assert again.digest == encoder.digest
+    assert other.digest != encoder.digest
+
+
+def test_weights_from_a_file(encoder, tmp_path):
+    import open_clip
+
+    torch.manual_seed(5)
+    model = open_clip.create_model("lingen-tiny", force_custom_text=True)
+    path = tmp_path / "clip.pt"
+    torch.save(model.state_dict(), path)
+    loaded = build_text_encoder(TextEncoderConfig(model="lingen-tiny", pretrained=str(path)))
+    assert str(path) in loaded.name
+    assert loaded.digest != encoder.digest
+    assert torch.equal(loaded._tower.token_embedding.weight, model.text.token_embedding.weight)
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        (TextEncoderConfig(model="nope"), "--text: 'nope' is unknown"),
+        (TextEncoderConfig(pretrained="missing.pt"), "--text: pretrained=missing.pt is neither a file nor a tag"),
+        (TextEncoderConfig(model="ViT-B-16-SigLIP"), "does not use CLIP's tokenizer"),
+    ],
+)
+def test_bad_models_are_refused(config, message):
+    with pytest.raises(ValueError, match=message):
+        build_text_encoder(config)
