@@ -5,7 +5,7 @@ OUT    ?= out/demo
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 
-.PHONY: demo test test-fast lint house clean help
+.PHONY: demo test test-fast mutants lint house clean help
 .DEFAULT_GOAL := help
 
 help: ## this list
@@ -19,8 +19,12 @@ $(STAMP): pyproject.toml constraints.txt
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
 	@touch $(STAMP)
 
+# What users set reaches commands through the environment: spaces and quotes in it mean nothing to the shell.
+demo clean: export OUT := $(OUT)
+demo: export CLIPS := $(CLIPS)
+
 demo: $(STAMP) ## curate, train, encode and generate at small size (CLIPS=folder-or-manifest for your own, OUT=folder)
-	@$(BIN)/python jobs/pipeline.py run --recipe demo --output $(OUT) $(if $(CLIPS),--clips $(CLIPS))
+	@$(BIN)/python jobs/pipeline.py run --recipe demo --output "$$OUT" $(if $(CLIPS),--clips "$$CLIPS")
 
 # Two at a time; a file's tests stay together, and the files in the order that tests/conftest.py gives them.
 test: $(STAMP) ## the test suite; ends with what was skipped and why
@@ -28,6 +32,9 @@ test: $(STAMP) ## the test suite; ends with what was skipped and why
 
 test-fast: $(STAMP) ## the tests that are not marked slow, in under two minutes
 	@$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m "not slow"
+
+mutants: $(STAMP) ## which changes of a module its own tests do not notice; writes docs/mutants.md (MODULES=..., else all: half an hour)
+	@$(BIN)/python -m tests.mutants $(MODULES)
 
 lint: $(STAMP) ## ruff, types, and the order of storeys and rooms
 	@$(BIN)/ruff check .
@@ -38,5 +45,5 @@ lint: $(STAMP) ## ruff, types, and the order of storeys and rooms
 house: $(STAMP) ## draw docs/house.svg anew from the imports
 	@$(BIN)/python docs/draw_house.py
 
-clean: ## remove what the demo made
-	rm -rf $(OUT)
+clean: ## remove what the demo made, if nothing else is in OUT
+	@$(BIN)/python -m pipelines.clean

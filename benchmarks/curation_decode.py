@@ -34,7 +34,7 @@ def bare(path: str, threads: int) -> dict:
     import av
 
     before, count = time.process_time(), 0
-    with av.open(path) as container:
+    with av.open(path, metadata_errors="ignore") as container:
         stream = container.streams.video[0]
         stream.thread_type = "AUTO"
         stream.codec_context.thread_count = threads

@@ -138,8 +138,8 @@ def watch(pid: int, peaks: dict[str, float], done: threading.Event) -> None:
 def run_size(size: int, folder: Path, workers: int) -> dict:
     """Curate `size` clips in a child process while watching its memory."""
     manifest = make_clips(folder, range(size))
-    shutil.rmtree(folder / f"run-{size}", ignore_errors=True)
-    command = [sys.executable, __file__, "--one", manifest, "--folder", folder / f"run-{size}"]
+    run = Path(tempfile.mkdtemp(prefix=f"run-{size}-", dir=folder))  # a new one: nothing of the user's is removed
+    command = [sys.executable, __file__, "--one", manifest, "--folder", run]
     child = subprocess.Popen([*map(str, command), "--workers", str(workers)])
     peaks, done = {}, threading.Event()
     watcher = threading.Thread(target=watch, args=(child.pid, peaks, done))
@@ -149,7 +149,7 @@ def run_size(size: int, folder: Path, workers: int) -> dict:
     watcher.join()
     if child.returncode:
         sys.exit(f"the run of {size} clips ended with code {child.returncode}")
-    found = json.loads((folder / f"run-{size}" / "result.json").read_text())
+    found = json.loads((run / "result.json").read_text())
     return found | {f"{kind}_peak_mib": round(v) for kind, v in sorted(peaks.items())}
 
 

@@ -51,11 +51,11 @@ def write_streaming(folder: Path, ours: Path, name: str) -> None:
     from safetensors.torch import load
     from streaming import MDSWriter
 
-    from lingen.data.shards import LATENT, TEXT, list_shard
+    from lingen.data.shards import LATENT, TEXT, read_shard
 
     def members(tree: str, suffix: str, tensor: str):
         for shard in sorted((ours / tree / name).glob("*.tar")):
-            for key, kind, data in list_shard(shard):
+            for key, kind, data in read_shard(shard):
                 if kind == suffix:
                     yield key, load(data)[tensor].numpy()
 

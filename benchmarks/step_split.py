@@ -79,7 +79,7 @@ class Stopwatch(Observer):
 def measure(config: FitConfig, architecture: DenoiserConfig, bucket: str, samples: int, warmup: int) -> dict:
     """Train on random latents of one bucket; return the split in percent and the median step."""
     with tempfile.TemporaryDirectory() as folder:
-        encoders = [(f"random {i}", str(i), dim) for i, dim in enumerate(architecture.text_dims)]
+        encoders = [(f"random-{i}", str(i), dim) for i, dim in enumerate(architecture.text_dims)]
         shards = ShardIndex.open(write_random_latents(Path(folder, "latents"), {bucket: samples}, encoders=encoders))
         watch = Stopwatch(warmup, config.steps)
         reports = open(Path(folder, "metrics.jsonl"), "a")  # noqa: SIM115

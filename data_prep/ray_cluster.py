@@ -6,17 +6,26 @@ import contextlib
 import functools
 import logging
 import os
-from collections.abc import Iterator
+import secrets
+import stat
+import tempfile
+from collections.abc import Iterator, Mapping
+from pathlib import Path
 
 # Ray replaces 127.0.0.1 by the machine's address, except on systems where it supports no clusters: act as on those.
 LOOPBACK = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
+
+# Without a token any account of this machine could submit a job to the cluster's agent, and run it as the user. Ray
+# keeps the first token that a process has used, so there is one for each process that starts clusters.
+TOKEN = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
 
 
 def connect() -> None:
     """Join the cluster that RAY_ADDRESS names (as under `ray job submit`), or start a local one, without dashboard.
 
     Ray's own log lines and progress bars are off: jobs print their own, one line every 30 s (lingen.io.progress). The
-    servers of a local cluster listen on 127.0.0.1 only.
+    servers of a local cluster listen on 127.0.0.1 only, ask for a token that only this process and its children know,
+    and keep their files in a folder that only the user can enter.
     """
     import ray
 
@@ -31,9 +40,10 @@ def connect() -> None:
     else:
         # A waiting OpenMP thread spins by default: with any other busy process that makes steps three times as long.
         os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-        os.environ.setdefault("RAY_AUTH_MODE", "disabled")  # or the first start writes a token into the home folder
-        with _no_stderr(), _loopback():
-            init(address="local", include_dashboard=False)
+        # Ray read RAY_AUTH_MODE when it was imported; it turns to tokens now only if the variable is absent.
+        with _no_stderr(), _environment(LOOPBACK | TOKEN | {"RAY_AUTH_MODE": None}), _loopback():
+            folder = private_folder() / "ray"  # Ray opens its own folder to everybody; the one around it stays closed
+            init(address="local", include_dashboard=False, _temp_dir=str(folder))
 
 
 @contextlib.contextmanager
@@ -50,7 +60,7 @@ def shared_cluster() -> Iterator[dict[str, str]]:
     ours = not ray.is_initialized()
     connect()
     try:
-        yield {"RAY_ADDRESS": ray.get_runtime_context().gcs_address, **LOOPBACK}
+        yield {"RAY_ADDRESS": ray.get_runtime_context().gcs_address, **LOOPBACK, **TOKEN}
     finally:
         if ours:
             ray.shutdown()
@@ -80,17 +90,42 @@ def _no_stderr() -> Iterator[None]:
         os.close(nothing)
 
 
+def private_folder() -> Path:
+    """The folder of the user's local clusters: logs, sockets and sessions, closed to other accounts (mode 0700)."""
+    folder = Path(tempfile.gettempdir()) / f"ray-{os.getuid()}"  # short: paths of sockets have at most 107 bytes
+    with contextlib.suppress(FileExistsError):
+        folder.mkdir(mode=0o700)
+    found = folder.lstat()
+    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid():  # somebody else was there first
+        return Path(tempfile.mkdtemp(prefix="ray-"))
+    folder.chmod(0o700)
+    return folder
+
+
+@contextlib.contextmanager
+def _environment(values: Mapping[str, str | None]) -> Iterator[None]:
+    """Set environment variables inside the block (None: unset); processes that start there keep them."""
+
+    def set_all(to: Mapping[str, str | None]) -> None:
+        for name, value in to.items():
+            os.environ.pop(name, None) if value is None else os.environ.update({name: value})
+
+    before = {name: os.environ.get(name) for name in values}
+    set_all(values)
+    try:
+        yield
+    finally:
+        set_all(before)
+
+
 @contextlib.contextmanager
 def _loopback() -> Iterator[None]:
-    """Make a cluster that starts inside the block, and drivers that join it, use 127.0.0.1."""
+    """Make a cluster that starts inside the block use 127.0.0.1: this process has read LOOPBACK already."""
     from ray._private import ray_constants
 
-    before, constant = {name: os.environ.get(name) for name in LOOPBACK}, ray_constants.ENABLE_RAY_CLUSTER
-    os.environ |= LOOPBACK  # for Ray's processes
-    ray_constants.ENABLE_RAY_CLUSTER = False  # for this process, which has read it already
+    constant = ray_constants.ENABLE_RAY_CLUSTER
+    ray_constants.ENABLE_RAY_CLUSTER = False
     try:
         yield
     finally:
         ray_constants.ENABLE_RAY_CLUSTER = constant
-        for name, value in before.items():
-            os.environ.pop(name) if value is None else os.environ.update({name: value})

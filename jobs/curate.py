@@ -3,9 +3,14 @@
 import dataclasses
 from pathlib import Path
 
+import pyarrow.parquet as pq
+
 from data_prep.curate.config import CurateConfig
 from data_prep.curate.job import curate, estimate_run, what_if
+from data_prep.curate.ledger import FINAL
+from data_prep.media.errors import INTERNAL
 from lingen.io.manifest import require_manifest
+from lingen.io.redact import printable, redact
 from pipelines import cli
 from pipelines.tracking import dataset, flatten, log_outcome
 
@@ -28,16 +33,24 @@ def run(config: CurateConfig) -> None:
         report = config.output / "report.html"
         params = {"input": config.input, "filter": dataclasses.asdict(config.filter)}
         log_outcome(config.output, "lingen-curate", flatten(params), numbers, [report], datasets(config, numbers))
+        for detail in internal_errors(config.output)[:3]:
+            print(f"\ninternal error, a bug of ours, please report it: {printable(detail)}")
         print(f"\nclips: {config.output}/clips.parquet   all decisions: ledger.parquet   report: report.html")
+
+
+def internal_errors(folder: Path) -> list[str]:
+    """What the ledger says of each failure that is a bug of ours: where, and how to replay it."""
+    ours = [("reason", "=", INTERNAL), ("stage", "!=", FINAL)]
+    return pq.read_table(folder / "ledger.parquet", columns=["detail"], filters=ours)["detail"].to_pylist()
 
 
 def datasets(config: CurateConfig, numbers: dict[str, float]) -> list[dict]:
     """Describe the data sets that went in and came out, by the digests in the output's manifest."""
-    done = require_manifest(config.output, "curate", "--output")
+    done, source = require_manifest(config.output, "curate", "--output"), redact(config.input)
     clips = (config.output / "clips.parquet").resolve()
     kept = {"clips": numbers["kept"], "hours": numbers["hours_kept"]}
     return [
-        dataset(Path(config.input).name, config.input, done["inputs"]["source"], "source", {"rows": numbers["inputs"]}),
+        dataset(Path(source).name, source, done["inputs"]["source"], "source", {"rows": numbers["inputs"]}),
         dataset(config.output.name, str(clips), done["outputs"]["clips.parquet"], "curated", kept),
     ]
 
@@ -46,6 +59,8 @@ def print_estimate(config: CurateConfig) -> None:
     """Print how long the whole run will take."""
     found = estimate_run(config)
     print(cli.table(found.rows(), header=("stage", "s per file", "share")))
+    for detail in found.internal_errors[:3]:
+        print(f"\ninternal error, a bug of ours, please report it: {printable(detail)}")
     print(
         f"\n{found.sampled} files measured ({found.failed} unusable, {found.video_hours:.2f} h of video, "
         f"{found.gigabytes:.2f} GB); slowest stage: {found.bottleneck}\n"

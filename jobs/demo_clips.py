@@ -21,6 +21,7 @@ class DemoClipsConfig:
 
 
 def run(config: DemoClipsConfig) -> None:
+    """Make the clips, unless the folder is finished."""
     folder = OutputFolder.open(config.output, "demo_clips", {"videos": config.videos, "seed": config.seed}, {})
     if not folder.finished:
         manifest = make_demo_clips(config.output, config.seed, config.videos)

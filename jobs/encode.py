@@ -2,11 +2,13 @@
 
 from data_prep.encode.config import EncodeConfig
 from data_prep.encode.job import encode
+from data_prep.media.errors import INTERNAL
 from pipelines.cli import main, table
 from pipelines.tracking import flatten, log_outcome
 
 
 def run(config: EncodeConfig) -> None:
+    """Encode, log to MLflow and print the closing tables."""
     summary = encode(config)
     print(table(summary.rows(), ("bucket", "clips", "samples", "hours", "shards", "MB", "canary PSNR")))
     print(table(summary.stage_rows(), ("stage", "clips", "samples", "hours", "passes")))
@@ -15,7 +17,10 @@ def run(config: EncodeConfig) -> None:
     for reason, count in sorted(summary.unused.items()):
         print(f"not used: {count} clips, {reason}")
     for reason, count in sorted(summary.errors.items()):
-        print(f"error: {count} samples, {reason} (errors.parquet)")
+        if reason != INTERNAL:
+            print(f"error: {count} samples, {reason} (errors.parquet)")
+    if count := summary.internal_errors:
+        print(f"internal error: {count} samples; a bug of ours, please report it (errors.parquet has its replay)")
     for warning in summary.warnings:
         print(f"warning: {warning}")
 

@@ -12,6 +12,7 @@ import tyro
 
 from lingen.io.manifest import require_manifest
 from lingen.io.progress import clock
+from lingen.io.redact import redact
 from pipelines import cli
 from pipelines.tracking import store_beside
 from pipelines.training.reporting import CHANGES, changes
@@ -39,6 +40,7 @@ class PipelineConfig:
 
 
 def main(config: PipelineConfig) -> None:
+    """Do what the action says; exits with the code of a job that fails."""
     workflow = Workflow(config.recipe, config.output, config.clips, config.quality)
     if config.action == "status":
         rows = [(step.name, workflow.state(step), str(step.output)) for step in workflow.steps]
@@ -70,13 +72,13 @@ def stage_table(workflow: Workflow) -> str:
 def next_steps(config: PipelineConfig, workflow: Workflow) -> str:
     """List the outputs and how to look at them, and the same commands for the user's own data."""
     out = config.output
-    model = workflow.steps[-2].output
+    model, store = workflow.steps[-2].output, shlex.quote(redact(store_beside(out / "curated")))
     lines = [
         "",
         f"generated video     {workflow.steps[-1].output}",
         f"curation report     {out}/curated/report.html",
         f"model               {model}/model   (lingen.load({str(model)!r}))",
-        f"runs and curves     {sys.executable} -m mlflow ui --backend-store-uri {store_beside(out / 'curated')}",
+        f"runs and curves     {sys.executable} -m mlflow ui --backend-store-uri {store}",
         "",
         "The same with your own clips (a folder, or a manifest with uri, caption, license, source, attribution):",
         "  make demo CLIPS=path/to/manifest.csv OUT=out/mine",

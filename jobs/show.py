@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
+from lingen.io.redact import printable
 from pipelines.cli import main
 
 if TYPE_CHECKING:
@@ -34,6 +35,7 @@ class ShowConfig:
 
 
 def run(config: ShowConfig) -> None:
+    """Print the description of the target, and decode samples if asked to."""
     from data_prep.encode import show
     from lingen.data.index_file import INDEX
     from lingen.data.shard_index import ShardIndex
@@ -53,34 +55,38 @@ def run(config: ShowConfig) -> None:
     else:
         if config.shards is None:
             raise ValueError(f"{config.target} is not a file or folder; to look up a sample's key, give --shards")
-        bucket, row = show.find_key(ShardIndex.open(config.shards), config.target)
-        _print(show.show_sample(bucket, row))
+        found = show.find_key(ShardIndex.open(config.shards), config.target)
+        for bucket, row in found:
+            _print(show.show_sample(bucket, row))
         folder = config.shards
-        samples = [show.read_sample(bucket, row)] if config.decode else []
+        samples = [show.read_sample(bucket, row) for bucket, row in found] if config.decode else []
     if samples and config.decode:
         _decode(samples, config.tae or folder / "tae", config.decode)
 
 
 def _print(lines: Iterable[str]) -> None:
     for line in lines:
-        print(line)
+        print(printable(line))  # captions and names may come from anyone
 
 
 def _decode(samples: list[LatentSample], tae_folder: Path, output: Path) -> None:
-    """Write each sample as mp4 (videos only) and contact sheet."""
+    """Write each sample as mp4 (videos only) and contact sheet, named by its key and, if two share it, its bucket."""
     from PIL import Image
 
     from data_prep.encode.show import contact_sheet, decode_sample
+    from lingen.io.inside import inside
     from lingen.io.video import write_mp4
     from lingen.tae.pretrained import load_tae
 
     tae = load_tae(tae_folder)
     output.mkdir(parents=True, exist_ok=True)
+    keys = [sample.key for sample in samples]
     for sample in samples:
+        name = sample.key if keys.count(sample.key) == 1 else f"{sample.key}.{sample.bucket.name}"
         frames_NHW3 = decode_sample(sample, tae)
         if sample.bucket.media == "video":
-            print(write_mp4(output / f"{sample.key}.mp4", frames_NHW3, sample.metadata["fps"]))
-        sheet = output / f"{sample.key}.png"
+            print(write_mp4(inside(output, f"{name}.mp4"), frames_NHW3, sample.metadata["fps"]))
+        sheet = inside(output, f"{name}.png")
         Image.fromarray(contact_sheet(frames_NHW3)).save(sheet)
         print(sheet)
 

@@ -5,6 +5,7 @@ from pipelines import cli
 
 
 def run(config: ShardTakedownConfig) -> None:
+    """Print what the takedown affects, and write the shards without it if asked to."""
     affected = take_down(config)
     if affected.samples:
         print(cli.table(affected.shards(), header=("bucket", "shard", "samples to remove")))

@@ -17,6 +17,7 @@ def defaults(arguments: list[str]) -> dict:
 
 
 def run(config: TrainConfig) -> None:
+    """Train the stage and print what it changed."""
     manifest = train(config)
     outputs = manifest["outputs"]
     rows = [("stage", config.stage), ("started from", config.init or "random weights"), ("steps", outputs["steps"])]

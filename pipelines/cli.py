@@ -17,7 +17,10 @@ from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 import tyro
 
-from lingen.io.exit_codes import BAD_CONFIGURATION, DONE, PREEMPTED
+from data_prep.media.errors import OurBug
+from lingen.io.disk_errors import explain
+from lingen.io.exit_codes import BAD_CONFIGURATION, DONE, FAILED, PREEMPTED
+from lingen.io.redact import printable, redact_logs
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
@@ -34,13 +37,16 @@ def main(
     job: Callable[[Config], object],
     defaults: Callable[[list[str]], dict[str, Any]] | None = None,
 ) -> NoReturn:
-    """Parse the command line, run `job` on it and exit: 0 done, 2 bad configuration, 75 preempted, 130 Ctrl-C.
+    """Parse the command line, run `job` on it and exit.
+
+    Exit codes: 0 done, 1 the disk is full or a bug of ours, 2 bad configuration, 75 preempted, 130 Ctrl-C.
 
     Args:
         config_class: the dataclass that the flags are parsed into.
         defaults: from the raw arguments, defaults of fields that depend on other flags.
     """
     quiet_libraries()
+    config: Config | None = None
     try:
         config = parse(config_class, defaults=defaults(sys.argv[1:]) if defaults else {})
         _check_output(config)
@@ -55,6 +61,12 @@ def main(
     except KeyboardInterrupt:
         print("stopped by Ctrl-C; the same command continues from here", file=sys.stderr)
         leave(130)
+    except OurBug as bug:
+        fail(str(bug), FAILED)
+    except Exception as error:
+        if (found := explain(error, getattr(config, "output", None))) is None:
+            raise
+        fail(*found)
     leave(DONE)
 
 
@@ -66,6 +78,7 @@ def quiet_libraries() -> None:
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
     for package in ("lingen", "data_prep", "pipelines", "jobs"):
         logging.getLogger(package).setLevel(logging.INFO)
+    redact_logs()
 
 
 def parse(
@@ -88,10 +101,10 @@ def parse(
         fail(_one_line(captured.getvalue()))
 
 
-def fail(message: str) -> NoReturn:
-    """Print one line to stderr, and exit with 2."""
-    print("error: " + " ".join(message.split()), file=sys.stderr)
-    leave(BAD_CONFIGURATION)
+def fail(message: str, code: int = BAD_CONFIGURATION) -> NoReturn:
+    """Print one line to stderr, and exit."""
+    print("error: " + printable(" ".join(message.split())), file=sys.stderr)
+    leave(code)
 
 
 def leave(code: int) -> NoReturn:
@@ -108,11 +121,23 @@ def leave(code: int) -> NoReturn:
 
 
 def _check_output(config: object) -> None:
-    """Refuse a relative output in Ray's temporary copy of the working directory, where it would be lost."""
+    """Refuse an output that would be lost, and one that would be replaced together with an input.
+
+    Raises:
+        ValueError: it is a relative path in Ray's temporary copy of the working directory; or an input, or a store, is
+            inside the folder that --overwrite or --refilter replaces.
+    """
     output = getattr(config, "output", None)
     in_copy = any(part.startswith("_ray_pkg_") for part in Path.cwd().parts)
     if in_copy and output is not None and "://" not in str(output) and not Path(output).is_absolute():
         raise ValueError(f"--output: {output} would be lost in Ray's temporary copy; give an absolute path")
+    if output is None or not any(getattr(config, name, False) for name in ("overwrite", "refilter")):
+        return
+    for name, value in vars(config).items():
+        for path in value if isinstance(value, tuple) else (value,):
+            named = name != "output" and (isinstance(path, Path) or name == "input")
+            if named and os.path.exists(path) and Path(path).resolve().is_relative_to(Path(output).resolve()):
+                raise ValueError(f"--{name}: {path} is in --output {output}, which would be replaced; choose another")
 
 
 def _with_defaults(config_class: type[Config], defaults: dict[str, Any]) -> Config:
@@ -144,7 +169,7 @@ def _one_line(box: str) -> str:
 
 def table(rows: Sequence[Sequence[object]], header: Sequence[str] | None = None) -> str:
     """Rows as aligned text, columns of numbers to the right."""
-    cells = [[f"{c:.3g}" if isinstance(c, float) else str(c) for c in row] for row in rows]
+    cells = [[f"{c:.3g}" if isinstance(c, float) else printable(str(c)) for c in row] for row in rows]
     if header:
         cells.insert(0, list(header))
     if not cells:

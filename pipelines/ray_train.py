@@ -16,7 +16,7 @@ import torch
 from data_prep.ray_cluster import connect
 from lingen.io.manifest import OutputFolder
 from lingen.io.progress import Progress
-from lingen.train.observers.preemption import Notice, on_sigterm, stop_file
+from lingen.train.observers.preemption import Notice, clear_stop_file, on_sigterm
 from pipelines.cli import quiet_libraries
 
 if TYPE_CHECKING:
@@ -83,6 +83,7 @@ def run_workers(
     Raises:
         RuntimeError: workers failed more than workers.max_failures times; carries the last error.
     """
+    stop = clear_stop_file(folder.path)
     connect()
     from ray import cloudpickle
     from ray.train import FailureConfig, RunConfig, ScalingConfig
@@ -105,8 +106,6 @@ def run_workers(
             failure_config=FailureConfig(max_failures=workers.max_failures),
         ),
     )
-    stop = stop_file(folder.path)
-    stop.unlink(missing_ok=True)
     with _following(metrics_file(folder.path), progress), on_sigterm(lambda: _request_stop(stop)):
         result = trainer.fit()
     if result.error is not None:

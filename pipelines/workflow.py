@@ -19,8 +19,10 @@ from pathlib import Path
 
 from data_prep.ray_cluster import shared_cluster
 from lingen.io.exit_codes import PREEMPTED
+from lingen.io.job_files import move_aside
 from lingen.io.manifest import MANIFEST, digest, file_digest, read_json, read_manifest, write_json
 from lingen.io.progress import clock
+from lingen.io.redact import redact
 from lingen.train.observers.preemption import on_sigterm
 from pipelines.recipes import RECIPES, Recipe
 from pipelines.tracking import store_beside, tracked
@@ -57,7 +59,7 @@ class WorkflowStep:
     @property
     def command(self) -> list[str]:
         """The command to run it by hand."""
-        return ["python", f"jobs/{self.job}.py", *self.flags]
+        return ["python", f"jobs/{self.job}.py", *map(redact, self.flags)]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -144,8 +146,7 @@ class Workflow:
             raise ValueError(f"--output: {output} is a file; give a folder")
         self.recipe, self.output, self.clips, self.quality = recipe, output, clips, quality
         self.steps = steps_of(RECIPES[recipe], output, clips, quality)
-        path = output / STATE
-        self._keys: dict[str, str] = read_json(path) if path.is_file() else {}
+        self._keys = _read_state(output / STATE)
 
     def state(self, step: WorkflowStep) -> str:
         """done, started (running it resumes), stale (flags or inputs changed) or missing."""
@@ -192,6 +193,8 @@ class Workflow:
         """Run a step's job, and record its key."""
         print(f"\n{self._title(step)}\n  {shlex.join(step.command)}", flush=True)
         started = time.monotonic()
+        if step.output.is_file() and step.name not in self._keys:
+            print(f"  {step.output} was there before; it is now {move_aside(step.output)}", flush=True)
         _run_job(step, environment)
         self._keys[step.name] = self._key(step)
         write_json(self.output / STATE, self._keys)
@@ -216,6 +219,19 @@ class Workflow:
         path = Path(self.clips)
         files = sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]
         return [[str(p), p.stat().st_size, p.stat().st_mtime_ns] for p in files]
+
+
+def _read_state(path: Path) -> dict[str, str]:
+    """The keys of the finished steps, from pipeline.json. ValueError: the file is not one that this module wrote."""
+    if not path.is_file():
+        return {}
+    try:
+        keys = read_json(path)
+    except (ValueError, RecursionError):
+        keys = None
+    if not isinstance(keys, dict) or not all(isinstance(key, str) for key in keys.values()):
+        raise ValueError(f"--output: {path} is not from this workflow; choose another folder, or remove the file")
+    return keys
 
 
 def _run_job(step: WorkflowStep, environment: Mapping[str, str]) -> None:

@@ -3,14 +3,17 @@ import shutil
 import socket
 import subprocess
 import sys
+import threading
 import time
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from types import SimpleNamespace
 
 import imageio_ffmpeg
 import pytest
 
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
-os.environ.setdefault("RAY_AUTH_MODE", "disabled")
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # two test processes share two cores; more threads only wait
 os.environ.setdefault("RAY_TRAIN_V2_ENABLED", "1")
 
 SHARED_CLIPS = Path(__file__).parents[2] / "shared" / "clips"
@@ -43,6 +46,33 @@ def chromium() -> str:
     if found is None:
         pytest.skip("no chromium here; install the distribution's package to test pages")
     return found
+
+
+@pytest.fixture
+def stranger(monkeypatch):
+    """A server that keys must not reach: `address` (HOST:PORT) and `requests`, all it was sent, with their headers."""
+    requests = []
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self):
+            requests.append(f"{self.command} {self.path}\n{self.headers}")
+            self.send_error(404)
+
+        do_HEAD = do_PUT = do_POST = do_GET
+
+        def log_message(self, *args):
+            pass
+
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "AKIAEXAMPLEKEY")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
+    monkeypatch.setenv("AWS_SESSION_TOKEN", "sessiontoken")
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")  # nobody: no test asks Amazon
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
+        yield SimpleNamespace(address=f"127.0.0.1:{server.server_address[1]}", requests=requests)
+        server.shutdown()
 
 
 @pytest.fixture(scope="module")

@@ -51,7 +51,7 @@ def test_every_test_stands_under_the_name_of_a_module():
         room = path.parent.relative_to(ROOT / "tests")
         if not room.parts or room.parts[0] not in STOREYS:
             continue
-        names = {p.stem.strip("_") for p in (ROOT / room).glob("*.py")} - {"init"}
+        names = {p.stem.strip("_") for p in (ROOT / room).glob("*.py")}
         own = path.stem.removeprefix("test_")
         if not any(own == name or own.startswith(name + "_") for name in names):
             strays.append(str(path.relative_to(ROOT)))

@@ -10,8 +10,10 @@ import pyarrow as pa
 
 from data_prep.measure.aesthetic import AestheticConfig, Scorer
 from data_prep.measure.examine import STAGES, ExamineConfig, examine
-from data_prep.media.errors import MediaError
-from data_prep.media.fetch import content_hash, local_copy
+from data_prep.measure.run import DecodeConfig, hash_file, start_child
+from data_prep.media.errors import INTERNAL, MediaError, internal_error, replay
+from data_prep.media.fetch import local_copy
+from data_prep.media.isolate import Isolated
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,6 +33,8 @@ class Estimate:
     workers: int
     hours: float
     """Predicted for all files with `workers` at once."""
+    internal_errors: list[str] = dataclasses.field(default_factory=list)
+    """Details of the failures that are bugs of ours."""
 
     @property
     def bottleneck(self) -> str:
@@ -48,16 +52,18 @@ def estimate(
     uris: list[str],
     sample: int,
     config: ExamineConfig,
+    decode: DecodeConfig,
     workers: int,
     aesthetic: AestheticConfig | None = None,
     seed: int = 0,
 ) -> Estimate:
-    """Measure some of the files, one after another, in this process.
+    """Measure some of the files, one after another, in a child process.
 
     Args:
         uris: of all files.
         sample: number of files to measure.
         config: how files are examined.
+        decode: how files are read.
         workers: files that the whole run will decode at once.
         aesthetic: the model, timed too where it is enabled.
         seed: a different seed draws a different sample.
@@ -66,23 +72,21 @@ def estimate(
     chosen = random.Random(seed).sample(files, min(sample, len(files)))
     seconds = dict.fromkeys(("fetch and hash", *STAGES), 0.0)
     failed, size, duration = 0, 0, 0.0
-    stills = []
+    stills, bugs = [], []
+    child = start_child(config, decode)
     for uri in chosen:
-        started = time.perf_counter()
         try:
-            with local_copy(uri) as path:
-                content_hash(path)
-                fetched = time.perf_counter()
-                seconds["fetch and hash"] += fetched - started
-                row, jpegs = examine(path, config)
-        except MediaError:
+            row, jpegs = _measure(uri, config, decode, child, seconds)
+        except Exception as error:
             failed += 1
+            refused = error if isinstance(error, MediaError) else internal_error(error)
+            if refused.reason == INTERNAL:
+                bugs.append(f"{refused.detail}; replay: {replay(uri)}")
             continue
         size += row["bytes"]
         duration += row["duration_s"]
         stills.append(jpegs)
-        for stage in STAGES:
-            seconds[stage] += row[f"{stage}_s"]
+    child.close()
     per_file = len(files) / max(1, len(chosen))
     hours = sum(seconds.values()) * per_file / workers / 3600
     if aesthetic and aesthetic.enabled and stills:
@@ -93,4 +97,18 @@ def estimate(
             scorer.embed(jpegs)
         seconds["aesthetic"] = time.perf_counter() - started
         hours += seconds["aesthetic"] * per_file / aesthetic.workers / 3600
-    return Estimate(seconds, len(chosen), failed, size / 1e9, duration / 3600, len(files), workers, hours)
+    return Estimate(seconds, len(chosen), failed, size / 1e9, duration / 3600, len(files), workers, hours, bugs)
+
+
+def _measure(
+    uri: str, config: ExamineConfig, decode: DecodeConfig, child: Isolated, seconds: dict[str, float]
+) -> tuple[dict, list[bytes]]:
+    """What `examine` returns; the time of each stage is added to `seconds`."""
+    started = time.perf_counter()
+    with local_copy(uri, decode.max_file_gb) as path:
+        child.call(hash_file, path, timeout_s=decode.timeout_s)
+        seconds["fetch and hash"] += time.perf_counter() - started
+        row, jpegs = child.call(examine, path, config, decode.threads, timeout_s=decode.timeout_s)
+    for stage in STAGES:
+        seconds[stage] += row[f"{stage}_s"]
+    return row, jpegs

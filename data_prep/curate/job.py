@@ -45,7 +45,7 @@ def curate(config: CurateConfig) -> Summary:
     """
     started = time.time()
     source = read_source(config.input, config.source, need_license=config.license.assume is None)
-    inputs = {"source": digest_source(config.input)}
+    inputs = {"source": digest_source(config.input, config.source)}
     replace = config.overwrite or config.refilter
     folder = OutputFolder.open(config.output, "curate", config.content(), inputs, overwrite=replace)
     if folder.finished:
@@ -88,7 +88,7 @@ def what_if(config: CurateConfig) -> list[Choice]:
 
 
 def estimate_run(config: CurateConfig) -> Estimate:
-    """Measure config.estimate clips in this process and predict the time for all of them.
+    """Measure config.estimate clips, one after another, and predict the time for all of them.
 
     Raises:
         ValueError: no clip passes the licence gate.
@@ -98,7 +98,7 @@ def estimate_run(config: CurateConfig) -> Estimate:
     if not uris:
         raise ValueError(f"--estimate: no clip of {config.input} passes the licence gate")
     workers = config.decode.workers or os.cpu_count() or 1
-    return estimate(uris.to_pylist(), config.estimate, config.examine, workers, config.aesthetic)
+    return estimate(uris.to_pylist(), config.estimate, config.examine, config.decode, workers, config.aesthetic)
 
 
 def _gate(source: pa.Table, config: LicenseConfig) -> tuple[list[Decision], pa.Array]:

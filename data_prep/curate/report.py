@@ -22,6 +22,7 @@ from data_prep.curate.result import CurationResult, Summary
 from data_prep.curate.scores import stills_inside
 from data_prep.curate.thresholds import ThresholdOutcome
 from data_prep.measure.store import Store
+from lingen.io.redact import redact
 
 SHEET = 24
 """Clips per contact sheet."""
@@ -87,7 +88,7 @@ def write(
 
 
 def _e(text: object) -> str:
-    return html.escape(str(text), quote=True)
+    return html.escape(redact(str(text)), quote=True)
 
 
 def _assumed(license: str | None) -> str:

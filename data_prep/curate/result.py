@@ -18,6 +18,7 @@ from data_prep.curate.ledger import Ledger
 from data_prep.curate.quality import Proposal
 from data_prep.curate.thresholds import ThresholdOutcome
 from data_prep.measure.run import Measured
+from data_prep.media.errors import INTERNAL
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,6 +56,8 @@ class Summary:
     kept: int
     dropped: int
     errors: int
+    internal_errors: int = 0
+    """Those of the errors that are bugs of ours."""
     videos_kept: int
     images_kept: int
     hours_measured: float
@@ -86,6 +89,7 @@ def summarise(result: CurationResult, inputs: int, measured: Measured, seconds: 
         kept=counts["keep"],
         dropped=counts["drop"],
         errors=counts["error"],
+        internal_errors=ledger.reason.tolist().count(INTERNAL),
         videos_kept=int((kept & found.videos).sum()),
         images_kept=int((kept & found.images).sum()),
         hours_measured=float(length.sum() / 3600),

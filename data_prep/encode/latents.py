@@ -2,7 +2,7 @@
 
 The shard is the unit of work and of resuming; its content was fixed beforehand (data_prep/encode/layout.py). Short
 segments go through the TAE in batches, a long one alone, read and encoded piece by piece: memory does not grow with its
-length.
+length. Whatever a segment raises, even the death of the worker, becomes an error row; many in a row stop the job.
 
 Legend: B segments of a batch, N frames, H/W pixels; C/t/h/w axes of a latent.
 """
@@ -10,7 +10,7 @@ Legend: B segments of a batch, N frames, H/W pixels; C/t/h/w axes of a latent.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import chain, islice
 from pathlib import Path
 from typing import Any
@@ -19,11 +19,12 @@ import numpy as np
 import torch
 from ray.actor import ActorHandle
 
+from data_prep.encode.error_table import ErrorRow, error_row
 from data_prep.encode.layout import ShardLayout
-from data_prep.encode.parts import write_part
-from data_prep.encode.segment_frames import error_row, is_long, read_in_pieces, read_segments
+from data_prep.encode.parts import InHand, write_part
+from data_prep.encode.segment_frames import is_long, read_in_pieces, read_segments, refusal
 from data_prep.encode.segments import Segment
-from data_prep.media.errors import MediaError
+from data_prep.media.errors import INTERNAL, BugAlarm, MediaError, OurBug
 from lingen.data.buckets import Bucket
 from lingen.data.shards import LATENT, METADATA, ShardWriter, pack_latent, pack_metadata, unpack_latent
 from lingen.tae.pretrained import load_tae
@@ -31,6 +32,11 @@ from lingen.tae.tiling import TilingConfig
 
 PIECE = 64
 """Frames of a segment that are sent to the TAE at once."""
+DEATHS = 3
+"""After so many deaths of a worker the batch that it had in hand is encoded one by one; after one more, not at all."""
+DEADLY = MediaError(
+    INTERNAL, f"the encoding process died {DEATHS + 1} times with this segment in hand: a crash, or killed for memory"
+)
 
 Encoded = tuple[Segment, torch.Tensor, np.ndarray]
 """A segment, its latent (C, t, h, w), and frames (N, H, W, 3) to compare it with: all, or a long segment's first."""
@@ -66,49 +72,106 @@ class LatentWorker:
         self.device = torch.device(settings.device)
         self.tae = load_tae(settings.tae).to(self.device)
         self.tae_digest = self.tae.digest
+        self._reading, self._encoding = BugAlarm(), BugAlarm()  # apart: the one is ahead of the other
+        self._errors: list[ErrorRow] = []
 
-    def __call__(self, task: dict[str, str]) -> dict[str, int]:
-        """Write one shard and its part. `task`: {"shard": a ShardLayout's JSON}. Returns counts."""
+    def __call__(self, task: dict[str, str]) -> dict[str, int | str]:
+        """Write one shard and its part. `task`: {"shard": a ShardLayout's JSON}.
+
+        Returns:
+            Counts, and under "stop" why the job cannot go on, if it cannot; then the shard is not written.
+        """
         shard = ShardLayout.from_json(task["shard"])
+        self._errors = []
+        try:
+            rows = self._write(shard)
+        except OurBug as bug:
+            return {"samples": 0, "errors": 0, "stop": str(bug)}
+        part = {"rows": rows, "errors": self._errors}
+        write_part(self.settings.output, "latents", shard.bucket, shard.name, part)
+        return {"samples": len(rows), "errors": len(self._errors), "stop": ""}
+
+    def _write(self, shard: ShardLayout) -> list[dict[str, Any]]:
+        """Write the tar; returns its index rows."""
         rows: list[dict[str, Any]] = []
-        errors: list[dict[str, str]] = []
-        encoded = self._encode_segments(shard, errors)
-        first = next(encoded, None)
+        samples = self._samples(shard)
+        first = next(samples, None)
         if first is not None:  # a shard whose clips all fail leaves no tar
             with ShardWriter(Path(self.settings.output, "latents", shard.bucket, shard.name)) as tar:
-                for segment, latent_Cthw, frames_NHW3 in chain([first], encoded):
-                    data = pack_latent(latent_Cthw, self.settings.dtype)
-                    row = self._add(tar, shard, segment, data)
-                    if len(rows) < self.settings.canaries:
-                        row["canary_psnr"] = self._canary_psnr(data, frames_NHW3)
-                    rows.append(row)
-        write_part(self.settings.output, "latents", shard.bucket, shard.name, {"rows": rows, "errors": errors})
-        return {"samples": len(rows), "errors": len(errors)}
+                for sample in chain([first], samples):
+                    rows.append(_add(tar, sample) | {"shard": shard.name})
+        return rows
 
-    def _encode_segments(self, shard: ShardLayout, errors: list[dict[str, str]]) -> Iterator[Encoded]:
+    def _samples(self, shard: ShardLayout) -> Iterator[_PackedSample]:
+        """The samples of the segments that can be encoded; the others become error rows."""
+        canaries = 0
+        for segment, latent_Cthw, frames_NHW3 in self._encode_segments(shard):
+            try:
+                latent = self._packed(latent_Cthw)
+                metadata = pack_metadata(segment.provenance, self.tae_digest)
+                psnr = self._canary_psnr(latent, frames_NHW3) if canaries < self.settings.canaries else None
+            except Exception as error:
+                self._refuse(segment, error, self._encoding)
+                continue
+            canaries += 1
+            self._encoding.note(segment.content_hash)
+            yield _PackedSample(segment, latent, list(latent_Cthw.shape), metadata, psnr)
+
+    def _refuse(self, segment: Segment, error: Exception, alarm: BugAlarm) -> None:
+        """Add the error row of a segment. OurBug where many different clips in a row have had one of ours."""
+        row = error_row(segment, refusal(error), self.settings.tae)
+        self._errors.append(row)
+        alarm.note(segment.content_hash, row)
+
+    def _encode_segments(self, shard: ShardLayout) -> Iterator[Encoded]:
         """Encode the segments that can be read; the others become error rows."""
-        if is_long(shard.bucket):
-            for segment in shard.segments:
-                yield from self._encode_long(segment, errors)
+        hand = InHand(self.settings.output, "latents", shard.bucket, shard.name)
+        segments = [s for s in shard.segments if hand.deaths[s.key] <= DEATHS]
+        for segment in shard.segments:
+            if hand.deaths[segment.key] > DEATHS:
+                self._refuse(segment, DEADLY, self._encoding)
                 self.tally.add.remote(1)
-            return
-        batch_size = max(1, self.settings.batch_frames // Bucket.parse(shard.bucket).frames)
-        for batch in _batches(self._read(shard, errors), batch_size):
-            frames_BNHW3 = np.stack([frames_NHW3 for _, frames_NHW3 in batch])
-            pieces = np.split(frames_BNHW3, range(PIECE, frames_BNHW3.shape[1], PIECE), axis=1)
-            for (segment, frames_NHW3), latent_Cthw in zip(batch, self._encode(pieces)):
-                yield segment, latent_Cthw, frames_NHW3
+        if is_long(shard.bucket):
+            for segment in segments:
+                hand.take([segment.key])
+                yield from self._encode_long(segment)
+                hand.take([])
+                self.tally.add.remote(1)
+        else:
+            batch_size = max(1, self.settings.batch_frames // Bucket.parse(shard.bucket).frames)
+            for batch in _batches(self._read(segments), batch_size):
+                alone = any(hand.deaths[segment.key] >= DEATHS for segment, _ in batch)
+                for part in [[one] for one in batch] if alone else [batch]:
+                    hand.take([segment.key for segment, _ in part])
+                    yield from self._encode_batch(part)
+                    hand.take([])
+        hand.close()
 
-    def _read(self, shard: ShardLayout, errors: list[dict[str, str]]) -> Iterator[tuple[Segment, np.ndarray]]:
-        settings = self.settings
-        found = read_segments(shard.segments, errors, settings.decode_cpus, settings.decode_timeout_s)
-        for segment, frames_NHW3 in found:
-            if frames_NHW3 is not None:
-                yield segment, frames_NHW3
+    def _read(self, segments: Sequence[Segment]) -> Iterator[tuple[Segment, np.ndarray]]:
+        """The segments that can be read, with their frames."""
+        for segment, frames in read_segments(segments, self.settings.decode_cpus, self.settings.decode_timeout_s):
+            if isinstance(frames, MediaError):
+                self._refuse(segment, frames, self._reading)
+            else:
+                self._reading.note(segment.content_hash)
+                yield segment, frames
             self.tally.add.remote(1)
 
-    def _encode_long(self, segment: Segment, errors: list[dict[str, str]]) -> Iterator[Encoded]:
-        """Encode a segment whose frames are never in memory all at once; yields nothing where they cannot be read."""
+    def _encode_batch(self, batch: list[tuple[Segment, np.ndarray]]) -> list[Encoded]:
+        """Encode short segments together; where that fails, one by one."""
+        try:
+            frames_BNHW3 = np.stack([frames_NHW3 for _, frames_NHW3 in batch])
+            pieces = np.split(frames_BNHW3, range(PIECE, frames_BNHW3.shape[1], PIECE), axis=1)
+            latents = self._encode(pieces)
+            return [(segment, latent, frames) for (segment, frames), latent in zip(batch, latents, strict=True)]
+        except Exception as error:
+            if len(batch) == 1:
+                self._refuse(batch[0][0], error, self._encoding)
+                return []
+        return [encoded for one in batch for encoded in self._encode_batch([one])]
+
+    def _encode_long(self, segment: Segment) -> Iterator[Encoded]:
+        """Encode a segment whose frames are never in memory all at once; yields nothing where that fails."""
         settings = self.settings
         first_piece: list[np.ndarray] = []
 
@@ -120,9 +183,18 @@ class LatentWorker:
         try:
             latent_Cthw = self._encode(pieces())[0]
         except MediaError as error:
-            errors.append(error_row(segment, error))
+            self._refuse(segment, error, self._reading)
+        except Exception as error:
+            self._refuse(segment, error, self._encoding)
         else:
+            self._reading.note(segment.content_hash)
             yield segment, latent_Cthw, first_piece[0]
+
+    def _packed(self, latent_Cthw: torch.Tensor) -> bytes:
+        try:
+            return pack_latent(latent_Cthw, self.settings.dtype)
+        except ValueError as error:
+            raise MediaError("not_finite", str(error)) from None
 
     @torch.inference_mode()
     def _encode(self, pieces_BNHW3: Iterable[np.ndarray]) -> torch.Tensor:
@@ -130,24 +202,6 @@ class LatentWorker:
         videos = (torch.tensor(piece, device=self.device) for piece in pieces_BNHW3)
         videos = (video.permute(0, 4, 1, 2, 3).float() / 127.5 - 1 for video in videos)
         return torch.cat(list(self.tae.encode_stream(videos, self.settings.tiling)), dim=2)
-
-    def _add(self, tar: ShardWriter, shard: ShardLayout, segment: Segment, latent: bytes) -> dict[str, Any]:
-        """Add a sample to the tar; returns its index row."""
-        source = segment.provenance
-        latent_member = tar.add(segment.key, LATENT, latent)
-        metadata_member = tar.add(segment.key, METADATA, pack_metadata(source, self.tae_digest))
-        return {
-            "key": segment.key,
-            "shard": shard.name,
-            **latent_member.columns(),
-            **metadata_member.columns("metadata_"),
-            "clip_id": source.clip_id,
-            "license": source.license,
-            "source": source.source,
-            "seconds": source.end_s - source.start_s,
-            "shape": list(unpack_latent(latent).shape),
-            "canary_psnr": None,
-        }
 
     @torch.inference_mode()
     def _canary_psnr(self, latent: bytes, frames_NHW3: np.ndarray) -> float:
@@ -160,6 +214,34 @@ class LatentWorker:
             squared_error += (decoded_NHW3 - expected_NHW3).square().sum().item()
             done += len(decoded_NHW3)
         return round(-10 * float(np.log10(max(squared_error / frames_NHW3.size, 1e-10))), 3)
+
+
+@dataclasses.dataclass(frozen=True)
+class _PackedSample:
+    """What goes into the tar and the index; nothing in it can fail any more."""
+
+    segment: Segment
+    latent: bytes
+    shape: list[int]
+    metadata: bytes
+    canary_psnr: float | None
+    """In dB; None where the latent was not decoded again."""
+
+
+def _add(tar: ShardWriter, sample: _PackedSample) -> dict[str, Any]:
+    """Add a sample to the tar; returns its index row, without the shard's name."""
+    key, source = sample.segment.key, sample.segment.provenance
+    return {
+        "key": key,
+        **tar.add(key, LATENT, sample.latent).columns(),
+        **tar.add(key, METADATA, sample.metadata).columns("metadata_"),
+        "clip_id": source.clip_id,
+        "license": source.license,
+        "source": source.source,
+        "seconds": source.end_s - source.start_s,
+        "shape": sample.shape,
+        "canary_psnr": sample.canary_psnr,
+    }
 
 
 def _batches(items: Iterable[tuple[Segment, np.ndarray]], size: int) -> Iterator[list[tuple[Segment, np.ndarray]]]:

@@ -18,8 +18,10 @@ from typing import Any
 
 import numpy as np
 
+from data_prep.encode.error_table import ErrorRow, error_row
 from data_prep.encode.segment_frames import read_segments
 from data_prep.encode.segments import Segment, cut_segments
+from data_prep.media.errors import BugAlarm, MediaError
 from lingen.io.manifest import read_json, write_json
 from lingen.io.progress import Progress
 
@@ -69,7 +71,7 @@ class PixelSegment:
 
 def write_pixels(
     clips: Sequence[dict[str, Any]], folder: Path, config: PixelConfig
-) -> tuple[list[PixelSegment], list[dict[str, str]]]:
+) -> tuple[list[PixelSegment], list[ErrorRow]]:
     """Decode the segments of curated clips; resumes an interrupted run.
 
     Args:
@@ -81,7 +83,8 @@ def write_pixels(
         The decoded segments, and a row of the errors table for each that cannot be read.
 
     Raises:
-        ValueError: no clip yields a segment.
+        ValueError: no clip yields a segment, or none can be read.
+        OurBug: many different clips in a row raise what nobody expected.
     """
     if (folder / INDEX).is_file():
         found = read_json(folder / INDEX)
@@ -90,20 +93,36 @@ def write_pixels(
     folder.mkdir(parents=True, exist_ok=True)
     decoded = {path.stem for path in folder.glob("*.npy")}
     missing = [s for s in segments if s.key not in decoded]
-    errors: list[dict[str, str]] = []
+    errors: list[ErrorRow] = []
+    alarm = BugAlarm()
     progress = Progress("decode", len(segments), unit="segments", done=len(segments) - len(missing))
-    for segment, frames_NHW3 in read_segments(missing, errors, num_cpus=0.5, timeout_s=config.decode_timeout_s):
-        if frames_NHW3 is not None:
-            part = folder / f".{segment.key}.npy"
-            with open(part, "wb") as f:
-                np.save(f, frames_NHW3)
-            part.rename(folder / f"{segment.key}.npy")
+    for segment, frames in read_segments(missing, num_cpus=0.5, timeout_s=config.decode_timeout_s):
+        if isinstance(frames, MediaError):
+            errors.append(error_row(segment, frames))
+            alarm.note(segment.content_hash, errors[-1])
+        else:
+            _save(folder, segment.key, frames)
             decoded.add(segment.key)
+            alarm.note(segment.content_hash)
         progress.update()
     progress.close()
+    if not any(s.key in decoded for s in segments):
+        first = errors[0]
+        raise ValueError(
+            f"--curated: none of {len(segments)} segments could be read, the first because of {first['reason']}: "
+            f"{first['detail']}"
+        )
     done = _split([s for s in segments if s.key in decoded], config.held_out)
     write_json(folder / INDEX, {"windows": done, "errors": errors})
     return done, errors
+
+
+def _save(folder: Path, key: str, frames_NHW3: np.ndarray) -> None:
+    """Write a segment's file, which appears when it is complete."""
+    part = folder / f".{key}.npy"
+    with open(part, "wb") as f:
+        np.save(f, frames_NHW3)
+    part.rename(folder / f"{key}.npy")
 
 
 def _cut(clips: Sequence[dict[str, Any]], config: PixelConfig) -> list[Segment]:

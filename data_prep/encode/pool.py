@@ -5,12 +5,13 @@ from __future__ import annotations
 import dataclasses
 import os
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import ray
 from ray.actor import ActorHandle
 
+from data_prep.media.errors import OurBug
 from data_prep.ray_cluster import quiet_ray
 from lingen.io.progress import Progress
 
@@ -80,7 +81,8 @@ def run_shards(
     """Run tasks, one per shard, through a pool of actors.
 
     Args:
-        worker: class of the actors, built as worker(settings, tally) and called with one task at a time.
+        worker: class of the actors, built as worker(settings, tally) and called with one task at a time; what a call
+            returns has a "stop", which is empty as long as the job can go on.
         settings: first argument of every worker.
         tasks: one per shard, with plain values.
         config: size of the pool and resources of each worker.
@@ -88,6 +90,9 @@ def run_shards(
 
     Returns:
         What the calls return, in any order.
+
+    Raises:
+        OurBug: a call says stop.
     """
     if not tasks:
         progress.close("nothing left to do")
@@ -104,11 +109,25 @@ def run_shards(
             num_cpus=config.cpus,
             num_gpus=config.gpus or None,
         )
-        return data.take_all()
+        return collect(data.iter_rows())
     finally:
         stop.set()
         watcher.join()
         progress.close()
+
+
+def collect(results: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Wait for what the workers return.
+
+    Raises:
+        OurBug: one says stop.
+    """
+    found = []
+    for result in results:
+        if result["stop"]:
+            raise OurBug(result["stop"])
+        found.append(result)
+    return found
 
 
 def _watch(tally: ActorHandle, progress: Progress, stop: threading.Event) -> None:

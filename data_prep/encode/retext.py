@@ -6,14 +6,18 @@ import dataclasses
 import os
 import shutil
 import time
+from collections.abc import Iterable
 from pathlib import Path
 
+from data_prep.encode.error_table import read_errors, write_errors
 from data_prep.encode.job import index_digests, text_digests
 from data_prep.encode.parts import remove_parts
 from data_prep.encode.pool import EncodeWorkers, pool_size
 from data_prep.encode.texts import Encoders, text_tree, write_text
 from data_prep.ray_cluster import connect
+from lingen.data.index_file import INDEX, read_index
 from lingen.data.shard_index import ShardIndex
+from lingen.io.inside import inside, require_apart
 from lingen.io.manifest import OutputFolder, digest, require_manifest
 from lingen.text.encoders import parse_text_encoders
 
@@ -57,6 +61,7 @@ def retext(config: RetextConfig) -> RetextResult:
     """
     started = time.time()
     source = require_manifest(config.shards, "encode", "--shards")
+    require_apart(config.output, config.shards, "--shards")
     index = ShardIndex.open(config.shards)
     encoders = parse_text_encoders(config.text)
     digests = text_digests(encoders)
@@ -68,22 +73,49 @@ def retext(config: RetextConfig) -> RetextResult:
     done = RetextResult(len(index), [name for name in encoders if name not in shared], shared)
     if folder.finished:
         return done
-    for tree in ("latents", "tae", *map(text_tree, shared)):
-        link_or_copy(Path(config.shards, tree), folder.path / tree)
+    index.check_files()
+    share_trees(index, folder.path, ["latents", *map(text_tree, shared)])
+    share(config.shards, folder.path, tae_files(config.shards))
     connect()
     pool_size(config.workers)
+    errors = read_errors(config.shards)
     for name in done.embedded:
-        write_text(folder.path, list(index.buckets), name, encoders[name], content["dtype"], config.workers)
+        errors += write_text(folder.path, list(index.buckets), name, encoders[name], content["dtype"], config.workers)
+    write_errors(folder.path, errors)
     summary = source["outputs"]["summary"] | {"seconds": time.time() - started}
     folder.publish(index_digests(folder.path) | {"summary": summary}, started)
     remove_parts(folder.path)
     return done
 
 
-def link_or_copy(source: Path, target: Path) -> None:
-    """Give a file, or all files of a tree, a second place: hard links, or copies across file systems."""
-    for path in [source] if source.is_file() else sorted(p for p in source.rglob("*") if p.is_file()):
-        copy = target / path.relative_to(source)
+def share_trees(index: ShardIndex, new: Path, trees: Iterable[str]) -> None:
+    """Share the shards of some trees, and their indexes: what the indexes name and nothing else."""
+    for tree in trees:
+        for bucket in index.buckets:
+            shards = read_index(Path(index.folder, tree, bucket, INDEX), ["shard"])[0]["shard"].unique().to_pylist()
+            share(Path(index.folder), new, [f"{tree}/{bucket}/{name}" for name in (*shards, INDEX)])
+
+
+def tae_files(folder: Path) -> list[str]:
+    """The files of an encoded folder's TAE, relative to it."""
+    return sorted(str(path.relative_to(folder)) for path in Path(folder, "tae").rglob("*") if path.is_file())
+
+
+def share(old: Path, new: Path, names: Iterable[str]) -> None:
+    """Give files of a folder a second place in another: hard links, or copies across file systems.
+
+    Args:
+        old: the folder that has them.
+        new: the folder that shall have them too; a file that is there already is replaced.
+        names: relative to both.
+
+    Raises:
+        ValueError: a name or a link leads out of one of the folders.
+    """
+    for name in names:
+        path, copy = inside(old, name), inside(new, Path(name).parent) / Path(name).name
+        if not path.is_file():
+            raise ValueError(f"{old}: {name} is not a file")
         copy.parent.mkdir(parents=True, exist_ok=True)
         copy.unlink(missing_ok=True)
         try:

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from itertools import groupby
 from typing import TypeVar, cast
 
@@ -20,7 +20,7 @@ import numpy as np
 import ray
 
 from data_prep.encode.segments import Segment
-from data_prep.media.errors import MediaError
+from data_prep.media.errors import MediaError, internal_error
 from data_prep.media.probe import Probe
 from lingen.data.buckets import Bucket
 
@@ -35,14 +35,11 @@ Frames = np.ndarray | MediaError
 T = TypeVar("T")
 
 
-def read_segments(
-    segments: Sequence[Segment], errors: list[dict[str, str]], num_cpus: float, timeout_s: float
-) -> Iterator[tuple[Segment, np.ndarray | None]]:
-    """Yield every segment in order with its frames, uint8 (N, H, W, 3), or with None after adding an error row.
+def read_segments(segments: Sequence[Segment], num_cpus: float, timeout_s: float) -> Iterator[tuple[Segment, Frames]]:
+    """Yield every segment in order, with its frames or why there are none, whatever reading it raises.
 
     Args:
         segments: what to read; segments of one clip should be neighbours.
-        errors: receives a row of the errors table for each segment that cannot be read.
         num_cpus: CPUs reserved per reading task.
         timeout_s: seconds to wait for one segment.
     """
@@ -54,12 +51,7 @@ def read_segments(
             group = todo.popleft()
             ahead.append((group, reader.remote(group)))
         group, ref = ahead.popleft()
-        for segment, frames in zip(group, _frames_of(group, ref, reader.remote, timeout_s), strict=True):
-            if isinstance(frames, MediaError):
-                errors.append(error_row(segment, frames))
-                yield segment, None
-            else:
-                yield segment, frames
+        yield from zip(group, _frames_of(group, ref, reader.remote, timeout_s), strict=True)
 
 
 def is_long(bucket: str) -> bool:
@@ -81,25 +73,21 @@ def read_in_pieces(segment: Segment, length: int, num_cpus: float, timeout_s: fl
     """
     reader = _read_in_pieces.options(num_cpus=num_cpus, _generator_backpressure_num_objects=2)
     refs = cast(ray.ObjectRefGenerator, reader.remote(segment, length))
-    while True:
-        ready, _ = ray.wait([refs], timeout=timeout_s)
-        if not ready:
-            ray.cancel(refs, force=True)
-            raise _timeout(timeout_s)
-        ref = next(refs, None)
-        if ref is None:
-            return
-        frames: Frames = _result(ref, timeout_s)
-        if isinstance(frames, MediaError):
-            raise frames
-        yield frames
-
-
-def error_row(segment: Segment, error: MediaError) -> dict[str, str]:
-    """A row of the errors table."""
-    source = segment.provenance
-    about = {"key": segment.key, "clip_id": source.clip_id, "uri": source.uri, "bucket": segment.bucket}
-    return about | {"reason": error.reason, "detail": error.detail}
+    try:
+        while True:
+            ready, _ = ray.wait([refs], timeout=timeout_s)
+            if not ready:
+                raise _timeout(timeout_s)
+            ref = next(refs, None)
+            if ref is None:
+                return
+            frames: Frames = _result(ref, timeout_s)
+            if isinstance(frames, MediaError):
+                raise frames
+            yield frames
+    except BaseException:  # GeneratorExit too: who encodes the pieces may give up on them
+        ray.cancel(refs, force=True)
+        raise
 
 
 def _frame_bytes(bucket: str) -> int:
@@ -132,7 +120,7 @@ def _frames_of(
 
 
 def _result(ref: ray.ObjectRef[T], timeout_s: float) -> T:
-    """What a task returns. MediaError when it takes too long or its process died."""
+    """What a task returns. MediaError when it takes too long, its process died or Ray lost its result."""
     ready, _ = ray.wait([ref], timeout=timeout_s)
     if not ready:
         ray.cancel(ref, force=True)
@@ -144,6 +132,8 @@ def _result(ref: ray.ObjectRef[T], timeout_s: float) -> T:
     except ray.exceptions.OutOfMemoryError:
         detail = "the reading process was killed for memory; a larger --decode-cpus runs fewer at once"
         raise MediaError("out_of_memory", detail) from None
+    except Exception as error:
+        raise refusal(error) from None
 
 
 def _timeout(timeout_s: float) -> MediaError:
@@ -163,10 +153,10 @@ def _read(group: list[Segment]) -> list[Frames]:
                 size = (bucket.height, bucket.width)
                 try:
                     found.append(read_frames(path, segment.times_s, size=size, threads=1, known=known))
-                except MediaError as error:
-                    found.append(error)
-    except MediaError as error:
-        return [error] * len(group)
+                except Exception as error:
+                    found.append(refusal(error))
+    except Exception as error:
+        return [*found, *[refusal(error)] * (len(group) - len(found))]
     return found
 
 
@@ -179,8 +169,17 @@ def _read_in_pieces(segment: Segment, length: int) -> Iterator[Frames]:
     try:
         with _local_file(segment) as (path, known):
             yield from read_frames_in_pieces(path, segment.times_s, (bucket.height, bucket.width), length, known, 1)
-    except MediaError as error:
-        yield error
+    except Exception as error:
+        yield refusal(error)
+
+
+def refusal(error: Exception) -> MediaError:
+    """Why a segment gives no sample, from whatever reading or encoding it raised."""
+    if isinstance(error, MediaError):
+        return error
+    if isinstance(error, MemoryError):
+        return MediaError("out_of_memory", "reading wanted more memory than there is")
+    return internal_error(error)
 
 
 @contextmanager
@@ -189,7 +188,12 @@ def _local_file(segment: Segment) -> Iterator[tuple[str, Probe]]:
     from data_prep.media.fetch import content_hash, local_copy
     from data_prep.media.probe import probe
 
-    with local_copy(segment.provenance.uri) as path:
-        if content_hash(path) != segment.content_hash:
+    with ExitStack() as stack:
+        try:
+            path = stack.enter_context(local_copy(segment.provenance.uri))
+            changed = content_hash(path) != segment.content_hash
+        except OSError as error:
+            raise MediaError("fetch_failed", str(error)) from None
+        if changed:
             raise MediaError("content_changed", "the file is not the one that was curated; run jobs/curate.py again")
         yield path, probe(path)

@@ -5,10 +5,11 @@ Legend: N frames, H/W pixels; C/t/h/w axes of a latent.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
-import json
 from collections import Counter
 from collections.abc import Iterator
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,17 @@ import torch
 from lingen.data.buckets import Bucket
 from lingen.data.index_file import INDEX, read_index
 from lingen.data.shard_index import BucketIndex, ShardIndex
-from lingen.data.shards import LATENT, METADATA, TEXT, checksum, list_shard, unpack_latent, unpack_text
+from lingen.data.shards import (
+    LATENT,
+    METADATA,
+    TEXT,
+    DamagedSample,
+    checksum,
+    read_shard,
+    unpack_latent,
+    unpack_metadata,
+    unpack_text,
+)
 from lingen.tae.diffusers import DiffusersTAE
 from lingen.tae.tae import TAE
 
@@ -67,15 +78,22 @@ def show_index(path: Path, limit: int) -> Iterator[str]:
 def show_shard(path: Path, limit: int) -> Iterator[str]:
     """Describe one tar: its first members, all checked against the index in its folder if there is one."""
     known = _checksums(path)
-    members = list_shard(path)
-    yield f"{path}: {len({key for key, _, _ in members})} samples, {path.stat().st_size / 1e6:.2f} MB"
-    damaged = [f"{key}.{kind}" for key, kind, data in members if known.get((key, kind)) not in (None, checksum(data))]
-    differ = f"checksums: {len(damaged)} of {len(members)} members differ from {INDEX}"
+    keys: set[str] = set()
+    damaged: list[str] = []
+    lines: list[str] = []
+    count = 0
+    for key, kind, data in read_shard(path):
+        count += 1
+        keys.add(key)
+        if known.get((key, kind)) not in (None, checksum(data)):
+            damaged.append(f"{key}.{kind}")
+        if len(lines) < 2 * limit:
+            lines.append(f"  {key}.{kind}  {_describe(kind, data)}")
+    yield f"{path}: {len(keys)} samples, {path.stat().st_size / 1e6:.2f} MB"
+    differ = f"checksums: {len(damaged)} of {count} members differ from {INDEX}"
     yield differ if known else f"checksums: not checked, there is no {INDEX} in its folder"
-    for name in damaged[:limit]:
-        yield f"  DAMAGED {name}"
-    for key, kind, data in members[: 2 * limit]:
-        yield f"  {key}.{kind}  {_describe(kind, data)}"
+    yield from (f"  DAMAGED {name}" for name in damaged[:limit])
+    yield from lines
 
 
 def show_sample(bucket: BucketIndex, row: int) -> Iterator[str]:
@@ -93,20 +111,21 @@ def show_sample(bucket: BucketIndex, row: int) -> Iterator[str]:
         yield f"  canary: {canary:.1f} dB"
 
 
-def find_key(index: ShardIndex, key: str) -> tuple[BucketIndex, int]:
-    """Find the bucket and row of a key.
+def find_key(index: ShardIndex, key: str) -> list[tuple[BucketIndex, int]]:
+    """Find every bucket and row with a key; clips that are encoded at two resolutions have two.
 
     Raises:
         ValueError: no bucket has it.
     """
+    found: list[tuple[BucketIndex, int]] = []
     for bucket in index.buckets.values():
-        try:
-            return bucket, bucket.row(key)
-        except KeyError:
-            continue
-    raise ValueError(
-        f"key {key!r} is not in {index.folder}; list the keys with jobs/show.py {index.folder}/latents/BUCKET"
-    )
+        with contextlib.suppress(KeyError):
+            found.append((bucket, bucket.row(key)))
+    if not found:
+        raise ValueError(
+            f"key {key!r} is not in {index.folder}; list the keys with jobs/show.py {index.folder}/latents/BUCKET"
+        )
+    return found
 
 
 def first_samples(path: Path, count: int) -> list[LatentSample]:
@@ -118,9 +137,8 @@ def first_samples(path: Path, count: int) -> list[LatentSample]:
     if path.name == INDEX:
         table, _ = read_index(path)
         tars = dict.fromkeys(path.parent / shard for shard in table["shard"].to_pylist())
-        found = [s for tar in list(tars)[:count] for s in _read_shard(tar)]
-        return found[:count]
-    return _read_shard(path)[:count]
+        return list(islice(chain.from_iterable(map(_read_shard, tars)), count))
+    return list(islice(_read_shard(path), count))
 
 
 def read_sample(bucket: BucketIndex, row: int) -> LatentSample:
@@ -153,19 +171,21 @@ def contact_sheet(frames_NHW3: np.ndarray, columns: int = 8) -> np.ndarray:
     return frame_grid(rows, columns=columns)
 
 
-def _read_shard(path: Path) -> list[LatentSample]:
-    """All samples of a latent tar."""
-    found: list[LatentSample] = []
+def _read_shard(path: Path) -> Iterator[LatentSample]:
+    """The samples of a latent tar."""
     latents: dict[str, torch.Tensor] = {}
-    for key, kind, data in list_shard(path):
-        if kind == LATENT:
-            latents[key] = unpack_latent(data)
-        elif kind == METADATA and key in latents:
-            metadata = json.loads(data)
-            found.append(LatentSample(key, Bucket.parse(metadata["bucket"]), latents.pop(key), metadata))
+    found = False
+    try:
+        for key, kind, data in read_shard(path):
+            if kind == LATENT:
+                latents = {key: unpack_latent(data)}  # the members of a key are neighbours
+            elif kind == METADATA and key in latents:
+                metadata, found = unpack_metadata(data), True
+                yield LatentSample(key, Bucket.parse(metadata["bucket"]), latents.pop(key), metadata)
+    except DamagedSample as damage:
+        raise ValueError(f"{path}: {key}: {damage}") from None
     if not found:
         raise ValueError(f"--decode: {path} holds no latents; name a tar below latents/")
-    return found
 
 
 def _checksums(path: Path) -> dict[tuple[str, str], str]:
@@ -186,13 +206,11 @@ def _checksums(path: Path) -> dict[tuple[str, str], str]:
 
 def _describe(kind: str, data: bytes) -> str:
     """A member in a few words."""
-    if kind == LATENT:
-        latent = unpack_latent(data)
-        return f"{list(latent.shape)} {str(latent.dtype)[6:]}"
-    if kind == TEXT:
-        tokens = unpack_text(data)
-        return f"{list(tokens.shape)} {str(tokens.dtype)[6:]}"
-    if kind == METADATA:
-        metadata = json.loads(data)
-        return f"{metadata['license']}: {metadata['caption'][:80]!r}"
-    return f"{len(data)} bytes"
+    try:
+        if kind == METADATA:
+            metadata = unpack_metadata(data)
+            return f"{metadata['license']}: {metadata['caption'][:80]!r}"
+        tensor = unpack_latent(data) if kind == LATENT else unpack_text(data)
+    except DamagedSample as damage:
+        return str(damage)
+    return f"{list(tensor.shape)} {str(tensor.dtype)[6:]}"

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from data_prep.encode.layout import BucketLayout
+from data_prep.media.errors import INTERNAL
 from lingen.data.buckets import Bucket
 from lingen.io.manifest import read_manifest
 from lingen.model.stages import ALL_STAGES
@@ -103,7 +104,7 @@ class EncodeSummary:
     buckets: list[BucketSummary]
     stages: list[StageSummary]
     errors: dict[str, int]
-    """Reason -> samples that could not be encoded."""
+    """Reason -> rows of errors.parquet."""
     unused: dict[str, int]
     """Reason -> clips that give no sample."""
     leftover_hours: float
@@ -114,18 +115,32 @@ class EncodeSummary:
 
     @classmethod
     def from_folder(cls, folder: str | Path) -> EncodeSummary:
-        """Read the summary of a finished folder."""
+        """Read the summary of a finished folder.
+
+        Raises:
+            ValueError: the manifest has none.
+        """
         manifest = read_manifest(folder)
         assert manifest is not None, f"{folder} is not finished"
-        fields = manifest["outputs"]["summary"]
-        buckets = [BucketSummary(**b | {"canaries": tuple(map(tuple, b["canaries"]))}) for b in fields.pop("buckets")]
-        stages = [StageSummary(**s) for s in fields.pop("stages")]
-        return cls(buckets=buckets, stages=stages, **fields)
+        try:
+            fields = manifest["outputs"]["summary"]
+            buckets = [
+                BucketSummary(**b | {"canaries": tuple(map(tuple, b["canaries"]))}) for b in fields.pop("buckets")
+            ]
+            stages = [StageSummary(**s) for s in fields.pop("stages")]
+            return cls(buckets=buckets, stages=stages, **fields)
+        except (KeyError, TypeError, AttributeError):
+            raise ValueError(f"{folder}: its manifest.json has no summary of jobs/encode.py; encode it again") from None
 
     @property
     def samples(self) -> int:
         """Samples in all buckets."""
         return sum(b.samples for b in self.buckets)
+
+    @property
+    def internal_errors(self) -> int:
+        """Error rows that are our fault, not that of the clips."""
+        return self.errors.get(INTERNAL, 0)
 
     def numbers(self) -> dict[str, float]:
         """Flat names and numbers for MLflow."""
@@ -133,6 +148,7 @@ class EncodeSummary:
             "samples": self.samples,
             "hours": sum(b.seconds for b in self.buckets) / 3600,
             "errors": sum(self.errors.values()),
+            "internal_errors": self.internal_errors,
             "leftover_hours": self.leftover_hours,
             "shards": sum(b.shards for b in self.buckets),
             "latent_megabytes": sum(b.bytes for b in self.buckets) / 1e6,

@@ -9,21 +9,22 @@ from __future__ import annotations
 
 import dataclasses
 import time
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
-import pyarrow.parquet as pq
-
 from data_prep.curate.takedown import Takedown, content_of
+from data_prep.encode.config import EncodeConfig
+from data_prep.encode.error_table import ErrorRow, read_errors, write_errors
 from data_prep.encode.job import index_digests
-from data_prep.encode.retext import link_or_copy
-from data_prep.encode.summary import BucketSummary, StageSummary
+from data_prep.encode.retext import share, tae_files
+from data_prep.encode.summary import BucketSummary, EncodeSummary, canary_alarms, stage_warnings
 from data_prep.encode.texts import text_tree
 from lingen.data.index_file import INDEX, read_index, samples_digest, write_index
-from lingen.data.shards import LATENT, METADATA, TEXT, DamagedSample, ShardWriter, checksum, unpack_metadata
-from lingen.io.byte_ranges import ByteRanges, Scratch
+from lingen.data.shard_index import ShardIndex
+from lingen.data.shards import LATENT, METADATA, TEXT, DamagedSample, ShardWriter, checksum
+from lingen.io.inside import inside, require_apart
 from lingen.io.manifest import CONFIG, OutputFolder, read_json, read_manifest, require_manifest
 
 Members = tuple[tuple[str, str], ...]
@@ -74,30 +75,44 @@ def take_down(config: ShardTakedownConfig) -> Affected:
     started = time.time()
     takedown = Takedown.read(config.takedown)
     source = require_manifest(config.shards, "encode", "--shards")
-    affected = Affected(list(_samples(config.shards, takedown)), runs_on(config.runs, source))
+    index = ShardIndex.open(config.shards)
+    affected = Affected(list(_samples(index, takedown)), runs_on(config.runs, source))
     if config.output is None:
         return affected
+    require_apart(config.output, config.shards, "--shards")
     inputs = source["inputs"] | {"takedown": takedown.digest, "shards": samples_digest(source)}
     folder = OutputFolder.open(config.output, "encode", source["config"], inputs, overwrite=config.overwrite)
     if not folder.finished:
+        index.check_files()
         gone = {key for _, _, key, _ in affected.samples}
-        link_or_copy(config.shards / "tae", folder.path / "tae")
-        _copy_errors(config.shards, folder.path, gone)
-        kept = {
-            bucket.name: _rewrite(config.shards, folder.path, bucket.name, gone) for bucket in _buckets(config.shards)
-        }
-        before = {b["name"]: b for b in source["outputs"]["summary"]["buckets"]}
-        buckets = [BucketSummary.from_rows(n, before[n]["resolution"], rows) for n, rows in kept.items() if rows]
-        if not buckets:
+        share(config.shards, folder.path, tae_files(config.shards))
+        kept = {name: rows for name in index.buckets if (rows := _rewrite(index, folder.path, name, gone))}
+        if not kept:
             raise ValueError(f"--takedown: no sample of {config.shards} would be left; delete the folder instead")
-        stages = [StageSummary(**stage).recounted(buckets) for stage in source["outputs"]["summary"]["stages"]]
-        summary = source["outputs"]["summary"] | {
-            "buckets": buckets,
-            "stages": stages,
-            "seconds": time.time() - started,
-        }
+        errors = _kept_errors(read_errors(config.shards), takedown, gone, kept)
+        write_errors(folder.path, errors)
+        buckets = [BucketSummary.from_rows(n, index.buckets[n].format.resolution, rows) for n, rows in kept.items()]
+        summary = dataclasses.asdict(_recounted(config.shards, source["config"], buckets, errors))
+        summary["seconds"] = time.time() - started
         folder.publish(index_digests(folder.path) | {"summary": summary}, started)
     return affected
+
+
+def _recounted(
+    shards: Path, settings: dict[str, Any], buckets: list[BucketSummary], errors: list[ErrorRow]
+) -> EncodeSummary:
+    """The summary of the old folder with the counts, errors and warnings of what is kept."""
+    before = EncodeSummary.from_folder(shards)
+    stages = [stage.recounted(buckets) for stage in before.stages]
+    min_psnr = settings.get("min_psnr", EncodeConfig.min_psnr)
+    serve_shorter = settings.get("serve_shorter", EncodeConfig.serve_shorter)
+    return dataclasses.replace(
+        before,
+        buckets=buckets,
+        stages=stages,
+        errors=dict(Counter(row["reason"] for row in errors)),
+        warnings=[*canary_alarms(min_psnr, buckets), *stage_warnings(stages, serve_shorter)],
+    )
 
 
 def runs_on(folders: Sequence[Path], encoded: dict[str, Any]) -> list[Path]:
@@ -107,8 +122,8 @@ def runs_on(folders: Sequence[Path], encoded: dict[str, Any]) -> list[Path]:
         folders: where to search.
         encoded: the shards' manifest.
     """
-    runs = {p.parent: read_json(p) for root in folders for p in sorted(Path(root).rglob(CONFIG))}
-    runs = {path: claim for path, claim in runs.items() if isinstance(claim, dict) and claim.get("job") == "train"}
+    claims = {p.parent: _training_claim(p) for root in folders for p in sorted(Path(root).rglob(CONFIG))}
+    runs = {path: claim for path, claim in claims.items() if claim is not None}
     found = [path for path, claim in runs.items() if claim["inputs"].get("shards") == samples_digest(encoded)]
     for path in found:  # grows while it is walked
         model = ((read_manifest(path) or {}).get("outputs") or {}).get("model")
@@ -116,36 +131,40 @@ def runs_on(folders: Sequence[Path], encoded: dict[str, Any]) -> list[Path]:
     return found
 
 
-def _buckets(folder: Path) -> list[Path]:
-    return sorted(p.parent for p in Path(folder, "latents").glob(f"*/{INDEX}"))
+def _training_claim(path: Path) -> dict[str, Any] | None:
+    """The content of a training run's config.json; None where another job or program wrote the file."""
+    try:
+        claim = read_json(path)
+    except (OSError, ValueError):
+        return None
+    is_run = isinstance(claim, dict) and claim.get("job") == "train" and isinstance(claim.get("inputs"), dict)
+    return claim if is_run else None
 
 
-def _samples(folder: Path, takedown: Takedown) -> Iterator[tuple[str, str, str, str]]:
+def _samples(index: ShardIndex, takedown: Takedown) -> Iterator[tuple[str, str, str, str]]:
     """(bucket, shard, key, reason) of the samples to remove."""
-    files, scratch = ByteRanges.open(folder), Scratch()
-    for bucket in _buckets(folder):
-        table, _ = read_index(bucket / INDEX)
-        for row in table.to_pylist():
+    in_member = takedown.uses("uri", "attribution")  # only the sample itself has these
+    for name, bucket in index.buckets.items():
+        for number, row in enumerate(bucket.table.to_pylist()):
             about = {"content": row["clip_id"], "source": row["source"], "license": row["license"]}
-            if takedown.uses("uri", "attribution"):  # only the sample itself has these
-                where = f"latents/{bucket.name}/{row['shard']}", row["metadata_offset"], row["metadata_size"]
-                about |= unpack_metadata(files.read(*where, scratch))
+            if in_member:
+                about |= bucket.metadata(number)
             reason = takedown.detail(about)
             if reason is not None:
-                yield bucket.name, row["shard"], row["key"], reason
+                yield name, row["shard"], row["key"], reason
 
 
-def _rewrite(old: Path, new: Path, bucket: str, gone: set[str]) -> list[dict[str, Any]]:
+def _rewrite(index: ShardIndex, new: Path, bucket: str, gone: set[str]) -> list[dict[str, Any]]:
     """Write one bucket's trees without the samples `gone`. Returns the rows of the latent index."""
-    for encoder in sorted(Path(old, "text").iterdir()):
-        tree = text_tree(encoder.name)
-        _rewrite_tree(old / tree / bucket, new / tree / bucket, gone, TEXT_MEMBERS)
-    return _rewrite_tree(old / "latents" / bucket, new / "latents" / bucket, gone, LATENT_MEMBERS)
+    old = Path(index.folder)
+    for form in index.text_format:
+        _rewrite_tree(old, new, f"{text_tree(form.name)}/{bucket}", gone, TEXT_MEMBERS)
+    return _rewrite_tree(old, new, f"latents/{bucket}", gone, LATENT_MEMBERS)
 
 
-def _rewrite_tree(old: Path, new: Path, gone: set[str], members: Members) -> list[dict[str, Any]]:
+def _rewrite_tree(old: Path, new: Path, bucket: str, gone: set[str], members: Members) -> list[dict[str, Any]]:
     """Write the shards and the index of one bucket of one tree without the samples `gone`. Returns the index rows."""
-    table, form = read_index(old / INDEX)
+    table, form = read_index(old / bucket / INDEX)
     all_rows = table.to_pylist()
     affected = {row["shard"] for row in all_rows if row["key"] in gone}
     by_shard: dict[str, list[dict[str, Any]]] = {}
@@ -155,12 +174,12 @@ def _rewrite_tree(old: Path, new: Path, gone: set[str], members: Members) -> lis
     for shard, of_shard in by_shard.items():
         if shard in affected:
             kept = [row for row in of_shard if row["key"] not in gone]
-            rows += _rewrite_shard(old / shard, new / shard, kept, members)
+            rows += _rewrite_shard(inside(old, f"{bucket}/{shard}"), inside(new, bucket) / shard, kept, members)
         else:
-            link_or_copy(old / shard, new / shard)
+            share(old, new, [f"{bucket}/{shard}"])
             rows += of_shard
     if rows:
-        write_index(new / INDEX, rows, form)
+        write_index(inside(new, bucket) / INDEX, rows, form)
     return rows
 
 
@@ -182,9 +201,21 @@ def _rewrite_shard(old: Path, new: Path, rows: list[dict[str, Any]], members: Me
     return moved
 
 
-def _copy_errors(old: Path, new: Path, gone: set[str]) -> None:
-    """Write errors.parquet without the clips of the samples `gone`."""
-    contents = {content_of(key) for key in gone}
-    table = pq.read_table(old / "errors.parquet")
-    kept = [content_of(clip) not in contents for clip in table["clip_id"].to_pylist()]
-    pq.write_table(table.filter(pa.array(kept, pa.bool_())), new / "errors.parquet")
+def _kept_errors(
+    rows: list[ErrorRow], takedown: Takedown, gone: set[str], kept: dict[str, list[dict[str, Any]]]
+) -> list[ErrorRow]:
+    """The error rows without those of clips that must go.
+
+    They have no source, licence or attribution. Where the list names such, only the rows of clips that have a sample
+    left are known to be free of them.
+    """
+    removed = {content_of(key) for key in gone}
+    known = {content_of(row["clip_id"]) for of_bucket in kept.values() for row in of_bucket}
+    by_terms = takedown.uses("source", "license", "attribution")
+
+    def stays(row: ErrorRow) -> bool:
+        content = content_of(row["clip_id"])
+        named = takedown.detail({"content": row["clip_id"], "uri": row["uri"]}) is not None
+        return content not in removed and not named and (content in known or not by_terms)
+
+    return [row for row in rows if stays(row)]

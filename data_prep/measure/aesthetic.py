@@ -24,6 +24,7 @@ from data_prep.measure.store import Snapshot, Store
 from data_prep.ray_cluster import connect, quiet_ray
 from lingen.io.manifest import digest, file_digest
 from lingen.io.progress import Progress
+from lingen.io.tensors import read_tensors
 
 if TYPE_CHECKING:
     import ray
@@ -108,8 +109,18 @@ def score(keys: pa.ChunkedArray, stills: Store, folder: Path, config: AestheticC
 def _run(todo: pa.Array, stills: Store, store: Store, config: AestheticConfig) -> None:
     import ray
 
+    snapshot = Snapshot(stills)
+    blocks = list(snapshot.tables(["key"], todo))
+    if not blocks:
+        return
+
+    def read(block: pa.Table) -> pa.Table:
+        return pa.concat_tables([stills.schema.empty_table(), *snapshot.tables(keys=block["key"].combine_chunks())])
+
     connect()
-    dataset = ray.data.read_parquet([str(p) for p in stills.parts()]).map_batches(
+    # Not Ray's reading of files: another job may fold them meanwhile.
+    found = ray.data.from_arrow(blocks).map_batches(read, batch_format="pyarrow", batch_size=None, num_cpus=0.1)
+    dataset = found.map_batches(
         Scorer,
         fn_constructor_kwargs={"config": config, "todo": ray.put(todo)},
         batch_format="pyarrow",
@@ -197,14 +208,10 @@ def load_head(path: Path) -> Callable[[np.ndarray], np.ndarray]:
     Raises:
         ValueError: the file is not a chain of linear layers that ends in one number.
     """
-    import torch
-
-    if str(path).endswith(".safetensors"):
-        from safetensors.torch import load_file
-
-        state = load_file(str(path))
-    else:
-        state = torch.load(path, map_location="cpu", weights_only=True)
+    try:
+        state = read_tensors(path)
+    except ValueError as error:
+        raise ValueError(f"--aesthetic.head: {error}") from error
     names = sorted((n for n in state if n.endswith("weight")), key=_natural)
     layers = [(state[n].float().numpy(), state[n[: -len("weight")] + "bias"].float().numpy()) for n in names]
     widths = [w.shape for w, _ in layers]

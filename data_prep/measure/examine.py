@@ -29,6 +29,8 @@ from data_prep.media.probe import Probe, probe
 VERSION = 8
 """Raise when a measurement changes its meaning: the files of stored rows are then measured again."""
 MOST_STILLS = 2000
+MOST_SIDE = 65500
+"""Pixels of a JPEG's longer side."""
 PROBED = (  # fields of Probe that are kept as columns
     *("media_type", "container", "codec", "width", "height", "fps", "duration_s", "frame_count", "rotation"),
     *("variable_rate", "hdr", "has_audio"),
@@ -241,8 +243,7 @@ class _Signals:
         self.text_areas.append(area)
         self.technicals.append(technical.technical_quality(rgb))
         self.phashes.append(phash)
-        ok, data = cv2.imencode(".jpg", cv2.cvtColor(rgb, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, 85])
-        self.jpegs.append(data.tobytes() if ok else b"")
+        self.jpegs.append(encode_jpeg(rgb))
 
     def row(self, found: list[cuts.Candidate]) -> dict:
         """The columns that come from pixels."""
@@ -280,6 +281,18 @@ def _size(known: Probe, short_side: int) -> tuple[int, int]:
     """(height, width) as shown, scaled down where the short side is longer than this."""
     scale = min(1.0, short_side / min(known.height, known.width))
     return max(1, round(known.height * scale)), max(1, round(known.width * scale))
+
+
+def encode_jpeg(rgb: np.ndarray) -> bytes:
+    """A still, uint8 (H, W, 3), as JPEG; a strip that is too long for the format is shrunk."""
+    height, width = rgb.shape[:2]
+    if max(height, width) > MOST_SIDE:
+        scale = MOST_SIDE / max(height, width)
+        size = max(1, round(width * scale)), max(1, round(height * scale))
+        rgb = cv2.resize(rgb, size, interpolation=cv2.INTER_AREA)
+    ok, data = cv2.imencode(".jpg", cv2.cvtColor(rgb, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, 85])
+    assert ok, "OpenCV wrote no JPEG"
+    return data.tobytes()
 
 
 def perceptual_hash(rgb: np.ndarray) -> int:

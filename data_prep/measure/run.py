@@ -1,13 +1,13 @@
 """Measure every clip that has not been measured yet: `examine` on Ray Data, with results stored as they come.
 
-URIs travel to the actors, numbers and small stills back; no video bytes. Each actor decodes in a child process, so that
-a crash or a hang costs one clip. Failures that may be transient (a crash, a time limit, the network) are retried within
-a budget, then the clip is set aside; errors of the file itself are final.
+URIs travel to the actors, numbers and small stills back; no video bytes. Each actor hashes and decodes in a child
+process, so that a crash, a hang or an exception costs one clip. Failures that may be transient (a crash, a time limit,
+the network) are retried within a budget, then the clip is set aside; errors of the file itself are final. Internal
+errors are ours: such a clip is examined again in the next run, by better code perhaps.
 """
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import itertools
 import time
@@ -23,7 +23,7 @@ import pyarrow.compute as pc
 from data_prep.measure import examine as examine_module
 from data_prep.measure.examine import ExamineConfig, examine
 from data_prep.measure.store import Store
-from data_prep.media.errors import MediaError
+from data_prep.media.errors import INTERNAL, BugAlarm, MediaError, OurBug, internal_error, replay
 from data_prep.media.fetch import content_hash, is_remote, local_copy, stamp
 from data_prep.media.isolate import Isolated
 from data_prep.ray_cluster import connect, quiet_ray
@@ -58,7 +58,7 @@ class DecodeConfig:
     attempts: int = 2
     """Tries of a file whose decoding crashed, timed out or could not be fetched, over all runs."""
     max_file_gb: float = 20.0
-    """Remote files larger than this are refused as too_large."""
+    """Files larger than this are refused as too_large, local and remote ones."""
     threads: int = 1
     """Decoder threads per worker; more workers use the cores better than more threads."""
     workers: int = 0
@@ -161,12 +161,13 @@ def measure(
         What the store then knows of `uris`.
     Raises:
         ValueError: allow_new is off and a file has not been measured.
+        OurBug: many different files in a row end in internal errors.
     """
     stores = open_stores(folder, config)
     stamps = pa.array(_stamps(uris), pa.string())
     known = _look_up(uris, stores.files.table())
     current = pc.if_else(pc.equal(known["stamp"], stamps), known["content_hash"], None)
-    done, attempts = _examined(stores.signals, decode.attempts)
+    done, attempts = _examined(stores.signals, decode.attempts, allow_new)
     todo = pc.invert(pc.is_in(current, done))
     if skip_uris is not None:
         todo = pc.and_(todo, pc.invert(pc.is_in(uris, skip_uris)))
@@ -193,13 +194,15 @@ def measure(
     return Measured(seen, failed, stores.signals, stores.stills, new, start_s)
 
 
-def _examined(signals: Store, budget: int) -> tuple[pa.Array, dict[str, int]]:
+def _examined(signals: Store, budget: int, allow_new: bool = True) -> tuple[pa.Array, dict[str, int]]:
     """(content hashes that need no examination, tries so far of those that have failed and are to be tried again)."""
     tried = signals.table(["key", "reason", "attempts"])
     transient = pc.is_in(tried["reason"], pa.array(sorted(TRANSIENT)))
-    again = tried.filter(pc.and_(transient, pc.less(tried["attempts"], budget)))
-    done = tried.filter(pc.invert(pc.is_in(tried["key"], again["key"].combine_chunks())))["key"].combine_chunks()
-    return done, dict(zip(again["key"].to_pylist(), again["attempts"].to_pylist()))
+    again = pc.and_kleene(transient, pc.less(tried["attempts"], budget))
+    attempts = dict(zip(*(tried.filter(again)[name].to_pylist() for name in ("key", "attempts"))))
+    if allow_new:
+        again = pc.or_(again, pc.equal(tried["reason"], INTERNAL))
+    return tried.filter(pc.invert(again))["key"].combine_chunks(), attempts
 
 
 def _look_up(uris: pa.Array, files: pa.Table) -> pa.Table:
@@ -238,6 +241,7 @@ def _examine_all(
     )
     failed: dict[str, tuple[str, str]] = {}
     began: list[float] = []
+    alarm = BugAlarm()
     quiet_ray()
     for batch in dataset.iter_batches(batch_format="pyarrow", batch_size=None, prefetch_batches=1):
         assert isinstance(batch, pa.Table)
@@ -246,9 +250,20 @@ def _examine_all(
         progress.update(batch.num_rows)
         if any(store.due for store in stores):
             stores.flush()
+        try:
+            _note(alarm, batch)
+        except OurBug:
+            stores.flush()
+            raise
     stores.flush()
     progress.close()
     return failed, min(began) - called
+
+
+def _note(alarm: BugAlarm, batch: pa.Table) -> None:
+    """Tell the alarm how each file of a batch of _RESULT_SCHEMA ended; copies of a file count once."""
+    for row in batch.select(["uri", "key", "reason", "detail"]).to_pylist():
+        alarm.note(row["key"] or row["uri"], row)
 
 
 def _block_edges(sizes: np.ndarray, max_files: int) -> list[int]:
@@ -287,38 +302,43 @@ class Examiner:
         import ray
 
         self.config, self.decode, self.done, self.attempts = config, decode, ray.get(done), attempts
-        self.child = Isolated(decode.memory_gb)
-        with contextlib.suppress(MediaError):  # there is no such file, but the child starts and imports all it needs
-            self.child.call(examine, "", config, timeout_s=600)
+        self.child = start_child(config, decode)
 
     def __call__(self, batch: pa.Table) -> pa.Table:
         """Examine a batch; returns rows of _RESULT_SCHEMA."""
-        rows = []
-        for uri in batch.column("uri").to_pylist():
-            rows.append({"uri": uri, "stamp": stamp(uri), "began": time.time(), **self._fetch_and_examine(uri)})
-        return pa.Table.from_pylist(rows, schema=_RESULT_SCHEMA)
+        rows = [self._row(uri) for uri in batch.column("uri").to_pylist()]
+        return pa.concat_tables([_RESULT_SCHEMA.empty_table(), *rows]).combine_chunks()
+
+    def _row(self, uri: str) -> pa.Table:
+        """The row of one file, whatever it raises."""
+        row: dict[str, object] = {"uri": uri, "began": time.time()}
+        try:
+            found = {"stamp": stamp(uri)} | self._fetch_and_examine(uri)
+            return pa.Table.from_pylist([row | found], schema=_RESULT_SCHEMA)
+        except Exception as error:  # ours: what is the file's own is a MediaError
+            return pa.Table.from_pylist([row | _failure(uri, internal_error(error))], schema=_RESULT_SCHEMA)
 
     def _is_done(self, key: str) -> bool:
         at = np.searchsorted(self.done, key.encode())
         return bool(at < len(self.done) and self.done[at] == key.encode())
 
-    def _fetch_and_examine(self, uri: str) -> dict:
-        for _ in range(self.decode.attempts):
+    def _fetch_and_examine(self, uri: str) -> dict[str, object]:
+        """Columns of SCHEMA and the stills; without a key where the content is unknown."""
+        tries = 0
+        while True:
+            tries += 1
             try:
                 with local_copy(uri, self.decode.max_file_gb) as path:
-                    key = content_hash(path)
-                    if self._is_done(key):
-                        return {"key": key}
-                    return self._examine(uri, path, key)
-            except MediaError as error:
-                last = {"reason": error.reason, "detail": error.detail}
-                if error.reason not in TRANSIENT:
-                    break
+                    key = self.child.call(hash_file, path, timeout_s=self.decode.timeout_s)
+                    return {"key": key} if self._is_done(key) else self._examine(uri, path, key)
             except OSError as error:
-                last = {"reason": "fetch_failed", "detail": str(error)[:300]}
-        return last
+                failed = MediaError("fetch_failed", str(error))
+            except MediaError as error:
+                failed = error
+            if failed.reason not in TRANSIENT or tries >= self.decode.attempts:
+                return _failure(uri, failed, tries)
 
-    def _examine(self, uri: str, path: str, key: str) -> dict:
+    def _examine(self, uri: str, path: str, key: str) -> dict[str, object]:
         attempts = self.attempts.get(key, 0)
         while True:
             attempts += 1
@@ -328,9 +348,38 @@ class Examiner:
                 )
                 return {"key": key, "attempts": attempts, **row, "jpeg": jpegs}
             except MediaError as error:
-                if error.reason in TRANSIENT and attempts < self.decode.attempts:
-                    continue
-                detail = error.detail
-                if error.reason in TRANSIENT:
-                    detail += f"; set aside after {attempts} tries; replay: python -m data_prep.measure.examine {uri!r}"
-                return {"key": key, "attempts": attempts, "reason": error.reason, "detail": detail}
+                if error.reason not in TRANSIENT or attempts >= self.decode.attempts:
+                    return {"key": key, "attempts": attempts} | _failure(uri, error, attempts)
+
+
+def start_child(config: ExamineConfig, decode: DecodeConfig) -> Isolated:
+    """A child process that has imported all that `examine` needs.
+
+    Raises:
+        MediaError: internal_error where something that it needs cannot be imported.
+    """
+    child = Isolated(decode.memory_gb)
+    try:
+        child.call(examine, "", config, timeout_s=600)
+    except MediaError as error:
+        if error.reason == INTERNAL:  # otherwise: there is no such file
+            raise
+    return child
+
+
+def hash_file(path: str) -> str:
+    """`content_hash` for a child, where OSErrors are the file's."""
+    try:
+        return content_hash(path)
+    except OSError as error:
+        raise MediaError("fetch_failed", str(error)) from None
+
+
+def _failure(uri: str, error: MediaError, tries: int = 1) -> dict[str, object]:
+    """The reason and detail of a file that was not examined; with the command that shows more, where that may help."""
+    detail = error.detail
+    if error.reason in TRANSIENT:
+        detail += f"; set aside after {tries} tries"
+    if error.reason in TRANSIENT or error.reason == INTERNAL:
+        detail += f"; replay: {replay(uri)}"
+    return {"reason": error.reason, "detail": detail}

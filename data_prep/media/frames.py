@@ -11,20 +11,23 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Generator, Iterator, Sequence
-from contextlib import closing
+from contextlib import closing, suppress
 
 import av
+import cv2
 import numpy as np
 from PIL import Image
 
-from data_prep.media.container import open_video, video_stream
+from data_prep.media.container import demux, is_plainly, open_video, video_stream
 from data_prep.media.errors import MediaError
 from data_prep.media.hdr import to_sdr
-from data_prep.media.probe import Probe, open_image, probe
+from data_prep.media.probe import Probe, open_image, pillow_errors, probe
+from data_prep.media.regular import open_regular
 
 DECORD_CODECS = {"h264", "hevc", "mpeg4", "vp8", "vp9"}
 HALF_TICK_S = 5e-4  # pts are rounded to milliseconds in Matroska
 MOST_SEEKS = 32  # for more frames than this reading on is as fast as seeking
+MOST_UNLIKE = 40.0  # levels of 255; two readers' first frames differ by 4 or less, in pure green by 30
 MOST_SKIPPED_S = 0.2  # a gap longer than this ends the skipping of frames
 
 
@@ -116,7 +119,16 @@ def read_image(path: str | os.PathLike, size: tuple[int, int] | None = None, fit
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
-    """Convert any mode (palette, CMYK, 16 bits, grey) to 8-bit RGB, with transparency over white."""
+    """Convert any mode (palette, CMYK, 16 bits, grey) to 8-bit RGB, with transparency over white.
+
+    Raises:
+        MediaError: undecodable.
+    """
+    with pillow_errors():
+        return _to_rgb(image)
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
     if image.mode in ("I", "I;16", "I;16L", "I;16B", "F"):
         pixels = np.asarray(image, np.float32)
         top = 65535.0 if image.mode != "F" or pixels.max() > 255 else (255.0 if pixels.max() > 1 else 1.0)
@@ -170,9 +182,10 @@ def decode(
         tick_s, before_s = float(stream.time_base), np.inf
         keys = known.keyframes_s[known.keyframes_s <= start_s + HALF_TICK_S]
         if known.seekable and len(keys) and keys[-1] > 0 and known.first_pts is not None:
-            container.seek(round(keys[-1] / tick_s) + known.first_pts, stream=stream)
+            with suppress(av.FFmpegError):  # then it is read from its beginning
+                container.seek(round(keys[-1] / tick_s) + known.first_pts, stream=stream)
         clock = _FrameClock(known, tick_s)
-        for packet in container.demux(stream):
+        for packet in demux(container, stream, lambda error: on_damage()):
             try:
                 frames = packet.decode()
             except av.FFmpegError:
@@ -267,7 +280,11 @@ def _centre(pixels: np.ndarray, size: tuple[int, int] | None) -> np.ndarray:
 
 
 def _read_decord(path: str, known: Probe, wanted: np.ndarray, out: np.ndarray, fit: str) -> bool:
-    """Fill `out` (N, H, W, 3) by seeking; False where decord cannot be trusted with this file."""
+    """Fill `out` (N, H, W, 3) by seeking; False where decord cannot be trusted with this file.
+
+    decord brings another FFmpeg. It gets a descriptor, not a name, of a file whose first bytes allow one demuxer only,
+    and has to see the same frames at the same times.
+    """
     plain = known.orientation == (1, 0, 0, 1) and known.pixel_aspect == 1 and not known.hdr
     unique = np.unique(wanted)
     sparse = len(unique) <= MOST_SEEKS
@@ -279,19 +296,32 @@ def _read_decord(path: str, known: Probe, wanted: np.ndarray, out: np.ndarray, f
 
     size = out.shape[1:3]
     height, width = _cover(known.height, known.width, size) if fit == "crop" else size
-    try:
-        reader = decord.VideoReader(path, width=width, height=height, num_threads=1)
-        times = reader.get_frame_timestamp(range(len(reader)))[:, 0]
-        if len(times) != len(known.times_s) or np.abs(times - times[0] - known.times_s).max() > 2 * HALF_TICK_S:
+    with open_regular(path) as file:
+        if not is_plainly(known.container, file.read(128)):
             return False
-        batch = reader.get_batch(unique).asnumpy()
-    except (decord.DECORDError, RuntimeError, IndexError):
+        try:
+            reader = decord.VideoReader(f"/dev/fd/{file.fileno()}", width=width, height=height, num_threads=1)
+            times = reader.get_frame_timestamp(range(len(reader)))[:, 0]
+            if len(times) != len(known.times_s) or np.abs(times - times[0] - known.times_s).max() > 2 * HALF_TICK_S:
+                return False
+            indices = np.union1d([0], unique)
+            batch = reader.get_batch(indices).asnumpy()
+        except (decord.DECORDError, RuntimeError, IndexError):
+            return False
+    # decord pads rows of some narrow pictures
+    if batch.shape[1:] != (height, width, 3) or not _is_first(batch[0], known):
         return False
-    if batch.shape[1:] != (height, width, 3):  # decord pads rows of some narrow pictures
-        return False
-    for row, at in enumerate(np.searchsorted(unique, wanted)):
+    for row, at in enumerate(np.searchsorted(indices, wanted)):
         out[row] = _centre(batch[at], size)
     return True
+
+
+def _is_first(rgb: np.ndarray, known: Probe) -> bool:
+    """Whether a picture, uint8 (H, W, 3), is the first frame of a file, allowing for another colour matrix."""
+    if known.first is None:
+        return False
+    seen = cv2.resize(cv2.cvtColor(rgb, cv2.COLOR_RGB2GRAY), known.first.shape[::-1], interpolation=cv2.INTER_AREA)
+    return float(cv2.absdiff(seen, known.first).mean()) < MOST_UNLIKE
 
 
 def _pictures(
@@ -305,6 +335,7 @@ def _pictures(
     done = 0
     last: av.VideoFrame | None = None
     while done < len(times):
+        began = done
         with closing(decode(path, known, times[done], threads)) as decoder:
             for seconds, frame in decoder:
                 for shown, until_s in ((last, seconds - HALF_TICK_S), (frame, seconds + HALF_TICK_S)):
@@ -313,7 +344,8 @@ def _pictures(
                         yield stop, picture(shown, known, size, fit)
                         done = stop
                 last = frame
-                if done == len(times) or worth_seeking(known, seconds, times[done]):
+                # Some files lead to an earlier key frame than asked for: seeking again would lead there again.
+                if done == len(times) or (done > began and worth_seeking(known, seconds, times[done])):
                     break
             else:
                 if last is None:

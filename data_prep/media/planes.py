@@ -64,19 +64,19 @@ def _every(length: int, count: int) -> np.ndarray:
     return ((np.arange(count) + 0.5) * (length / count)).astype(np.intp)
 
 
-def grey(frame: av.VideoFrame, luma: Plane, size: tuple[int, int]) -> np.ndarray:
+def grey(frame: av.VideoFrame, luma: Plane, size: tuple[int, int], exact: bool = False) -> np.ndarray:
     """The luma plane, resized and in full range.
 
     Args:
         frame: the decoded frame.
         luma: its first plane.
         size: (h, w) of the result.
+        exact: average every pixel, which may cost more than decoding; otherwise 3x3 samples, which look the same.
     Returns:
         uint8 (h, w), as stored (not turned).
     """
     rows = luma.rows if isinstance(luma, DeepPlane) else luma
-    # Averaging every pixel costs more than decoding it; the mean of 3x3 samples looks the same and is fast.
-    if rows.shape[0] > 3 * size[0] and rows.shape[1] > 3 * size[1]:
+    if not exact and rows.shape[0] > 3 * size[0] and rows.shape[1] > 3 * size[1]:
         ys, xs = _every(rows.shape[0], 3 * size[0]), _every(rows.shape[1], 3 * size[1])
         rows = rows[ys][:, xs]
     small: np.ndarray = cv2.resize(rows, size[::-1], interpolation=cv2.INTER_AREA)

@@ -6,17 +6,21 @@ packets. Sizes are as shown: after rotation and pixel aspect. Times are seconds 
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import math
 import os
+from collections.abc import Iterator
 from fractions import Fraction
 
 import av
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, UnidentifiedImageError
 
-from data_prep.media.container import ffmpeg_message, open_video, video_stream
+from data_prep.media.container import demux, ffmpeg_message, open_video, video_stream
 from data_prep.media.errors import MediaError
+from data_prep.media.planes import grey, planes
+from data_prep.media.regular import open_regular
 from data_prep.media.timing import Timing, header_seconds, read_timing
 
 MIN_SIDE = 16
@@ -24,6 +28,18 @@ MIN_SIDE = 16
 MAX_PIXELS = 16384 * 16384
 """A larger picture is refused before it is decoded (decompression bombs)."""
 EXIF_ORIENTATION = 0x0112
+EXIF_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+"""What turns a stored photograph upright; from 5 on width and height change places."""
+FIRST = (16, 16)
+"""Sides of the miniature of the first frame."""
 UNSPECIFIED = 2  # FFmpeg's AVCOL_SPC_UNSPECIFIED
 IMAGE_CODECS = {"JPEG": "jpeg", "MPO": "jpeg"}
 
@@ -68,6 +84,8 @@ class Probe:
     """Seconds of every shown frame, ascending from 0: (frame_count,)."""
     keyframes_s: np.ndarray = dataclasses.field(default_factory=lambda: np.zeros(1), repr=False, compare=False)
     """Seconds of the key frames."""
+    first: np.ndarray | None = dataclasses.field(default=None, repr=False, compare=False)
+    """Miniature of a video's first frame as stored, grey: uint8 of FIRST. Another reader must see the same."""
 
     @property
     def rotation(self) -> int:
@@ -79,17 +97,13 @@ def probe(path: str | os.PathLike) -> Probe:
     """Validate the file at `path` and describe it.
 
     Raises:
-        MediaError: file_missing, empty_file, unknown_format, unsupported_codec, encrypted, truncated, no_video_stream,
-            no_frames, undecodable, zero_duration, too_small, too_large.
+        MediaError: file_missing, not_a_file, not_readable, empty_file, unknown_format, unsupported_codec, encrypted,
+            truncated, no_video_stream, no_frames, undecodable, zero_duration, too_small, too_large.
     """
     path = os.fspath(path)
-    try:
-        size = os.stat(path).st_size
-        with open(path, "rb") as f:
-            head = f.read(64)
-    except (OSError, ValueError) as error:  # ValueError: NUL byte in the name
-        raise MediaError("file_missing", str(error)) from None
-    if size == 0:
+    with open_regular(path) as file:
+        head = file.read(64)
+    if not head:
         raise MediaError("empty_file", "0 bytes")
     if head[4:8] == b"ftyp" and head[8:12] in (b"heic", b"heix", b"heim", b"heis", b"mif1", b"msf1"):
         raise MediaError("unsupported_codec", "HEIC photographs need converting to JPEG, PNG, WebP or AVIF first")
@@ -123,24 +137,44 @@ def open_image(path: str, at_least: tuple[int, int] | None = None) -> tuple[Imag
     Raises:
         MediaError: unknown_format, truncated, undecodable, too_large.
     """
-    try:
-        image = Image.open(path)
+    with pillow_errors():
+        image: Image.Image = Image.open(path)
         full = image.size
         if full[0] * full[1] > MAX_PIXELS:
             raise MediaError("too_large", f"{full[0]}x{full[1]} pixels")
         if at_least and image.format in ("JPEG", "MPO"):
             side = max(at_least)
             image.draft(None, (side, side))
-        turned = image.getexif().get(EXIF_ORIENTATION, 1) >= 5
-        image.load()
-        return ImageOps.exif_transpose(image), full if turned else full[::-1]
+        image.load()  # turns a TIFF, of which `full` is known upright
+        orientation = _exif_orientation(image)
+        if orientation in EXIF_TURNS:
+            image = image.transpose(EXIF_TURNS[orientation])
+        return image, full if orientation >= 5 else full[::-1]
+
+
+@contextlib.contextmanager
+def pillow_errors() -> Iterator[None]:
+    """Refuse the file where Pillow raises: damaged bytes make its readers raise anything."""
+    try:
+        yield
+    except (MediaError, MemoryError):
+        raise
     except UnidentifiedImageError as error:
         raise MediaError("unknown_format", str(error)) from None
     except Image.DecompressionBombError as error:
         raise MediaError("too_large", str(error)) from None
-    except (OSError, SyntaxError, ValueError, EOFError) as error:
+    except Exception as error:
         cut = "truncated" in str(error).lower() or isinstance(error, EOFError)
-        raise MediaError("truncated" if cut else "undecodable", str(error)) from None
+        raise MediaError("truncated" if cut else "undecodable", str(error) or type(error).__name__) from None
+
+
+def _exif_orientation(image: Image.Image) -> int:
+    """1 to 8; 1 where it is missing, nonsense, or cannot be read, as in other viewers."""
+    try:
+        value = image.getexif().get(EXIF_ORIENTATION, 1)
+    except Exception:  # damaged EXIF raises anything, and is no reason to refuse the picture
+        return 1
+    return next((known for known in EXIF_TURNS if known == value), 1)
 
 
 def probe_image(path: str) -> Probe:
@@ -209,6 +243,7 @@ def probe_video(path: str) -> Probe:
         decode_times=timing.decode_times,
         times_s=times,
         keyframes_s=keyframes,
+        first=first.miniature,
     )
 
 
@@ -233,6 +268,7 @@ class _Picture:
     orientation: tuple[int, int, int, int]
     transfer: int
     colour_matrix: str
+    miniature: np.ndarray
 
 
 def _first_picture(path: str) -> _Picture:
@@ -240,7 +276,7 @@ def _first_picture(path: str) -> _Picture:
         stream, last = video_stream(container), "no frame came out"
         assert stream is not None
         stream.thread_type = "SLICE"
-        for count, packet in enumerate(container.demux(stream)):
+        for count, packet in enumerate(demux(container, stream)):
             try:
                 for frame in packet.decode():
                     return _Picture(
@@ -250,6 +286,7 @@ def _first_picture(path: str) -> _Picture:
                         orientation(frame),
                         frame.color_trc,
                         ("ITU709" if frame.height >= 720 else "ITU601") if frame.colorspace == UNSPECIFIED else "",
+                        grey(frame, planes(frame)[0], FIRST, exact=True),
                     )
             except av.FFmpegError as error:
                 last = ffmpeg_message(error)

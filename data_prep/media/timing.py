@@ -10,7 +10,7 @@ import numpy as np
 from av.container import InputContainer
 from av.video.stream import VideoStream
 
-from data_prep.media.container import open_video, video_stream
+from data_prep.media.container import demux, open_video, video_stream
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -51,24 +51,23 @@ def read_timing(path: str, container: InputContainer, stream: VideoStream) -> Ti
     delay = _decoder_delay(path) if reordered_avi else None
     shown: dict[int, int] = {}  # pts, or dts with a delay: duration in ticks
     keys: list[int] = []
+    breaks: list[av.FFmpegError] = []
     packets, damaged = 0, False
-    try:
-        for packet in container.demux(stream):
-            if not packet.size:
-                continue
-            packets += 1
-            damaged |= packet.is_corrupt
-            if delay is not None:
-                if packet.dts is not None and packet.dts >= delay.first_dts:
-                    shown[packet.dts] = packet.duration or 0
-                continue
-            if packet.pts is None or packet.is_discard:  # discarded: outside the edit list
-                continue
-            shown[packet.pts] = packet.duration or 0  # keyed: VP8's hidden frames share the time of a shown one
-            if packet.is_keyframe:
-                keys.append(packet.pts)
-    except av.FFmpegError:
-        damaged = True
+    for packet in demux(container, stream, breaks.append):
+        if not packet.size:
+            continue
+        packets += 1
+        damaged |= packet.is_corrupt
+        if delay is not None:
+            if packet.dts is not None and packet.dts >= delay.first_dts:
+                shown[packet.dts] = packet.duration or 0
+            continue
+        if packet.pts is None or packet.is_discard:  # discarded: outside the edit list
+            continue
+        shown[packet.pts] = packet.duration or 0  # keyed: VP8's hidden frames share the time of a shown one
+        if packet.is_keyframe:
+            keys.append(packet.pts)
+    damaged |= bool(breaks)
     assert stream.time_base is not None
     if not shown:
         return Timing(packets=packets, damaged=damaged, decode_times=delay is not None)
@@ -102,7 +101,7 @@ def _decoder_delay(path: str) -> _DecoderDelay | None:
         stream = video_stream(container)
         assert stream is not None
         stream.thread_type = "SLICE"  # frame threads hold back more
-        for packet in container.demux(stream):
+        for packet in demux(container, stream):
             try:
                 if frames := packet.decode():
                     first = frames[0].dts

@@ -5,14 +5,14 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
-import tarfile
 from collections.abc import Iterator
 from pathlib import Path
 
 from data_prep.media.fetch import member_uri
-
-MOST_TEXT = 1 << 20
-"""Bytes; larger .txt and .json members are ignored."""
+from data_prep.media.regular import regular_file
+from data_prep.sources.rows import COLUMNS, Row, Unusable, cut
+from data_prep.sources.tar_headers import MAX_TEXT, TarDamage, read_members
+from lingen.io.redact import printable
 
 
 @dataclasses.dataclass
@@ -23,7 +23,7 @@ class _Group:
     media: list[str] = dataclasses.field(default_factory=list)
 
 
-def tar_rows(path: Path, media_suffixes: frozenset[str], columns: tuple[str, ...]) -> Iterator[dict[str, object]]:
+def tar_rows(path: Path, media_suffixes: frozenset[str]) -> Iterator[Row]:
     """Read the media members of an uncompressed tar.
 
     Only headers and texts are read; names are keys, never paths to write to.
@@ -31,43 +31,51 @@ def tar_rows(path: Path, media_suffixes: frozenset[str], columns: tuple[str, ...
     Args:
         path: the tar.
         media_suffixes: of the members that are clips, in lower case.
-        columns: that KEY.json may fill; KEY.txt is the caption.
     Yields:
-        One row per clip: its byte range as `uri`, and the columns of its key.
+        One row per clip: its byte range as `uri`, and the columns of its key. Then what cannot be used: sparse members,
+        and the rest of a tar that is damaged.
     Raises:
-        ValueError: the file is not an uncompressed tar.
+        MediaError: the file may not be opened, or is no regular file.
+        TarDamage: the file is not an uncompressed tar at all.
     """
     groups: dict[str, _Group] = {}
-    try:
-        with tarfile.open(path, "r:") as tar:
-            for member in tar:
-                if not member.isfile():
-                    continue
+    unusable: list[Unusable] = []
+    with open(regular_file(path), "rb") as file:
+        try:
+            for member in read_members(file):
                 folder, _, base = member.name.rpartition("/")
                 stem, _, extension = base.partition(".")
                 group = groups.setdefault(f"{folder}/{stem}", _Group())
                 suffix = os.path.splitext(base)[1].lower()
-                if suffix in media_suffixes:
-                    group.media.append(member_uri(str(path.absolute()), member.offset_data, member.size, suffix))
-                elif extension in ("txt", "json") and member.size <= MOST_TEXT:
-                    text = tar.extractfile(member)
-                    assert text is not None  # as for every regular file
-                    group.columns |= _columns_of(text.read(), extension, columns)
-    except (tarfile.TarError, OSError) as error:
-        if not groups:
-            raise ValueError(f"--input: {path} is not readable as an uncompressed tar: {error}") from None
-        # The tar is cut short: the members before the cut are complete.
+                if suffix in media_suffixes and member.sparse:
+                    why = f"bad_tar: {printable(member.name)[:100]} is stored sparse; write the tar without --sparse"
+                    unusable.append(Unusable(why, str(path.absolute())))
+                elif suffix in media_suffixes:
+                    group.media.append(member_uri(str(path.absolute()), member.offset, member.size, suffix))
+                elif extension in ("txt", "json") and member.size <= MAX_TEXT and not member.sparse:
+                    file.seek(member.offset)
+                    group.columns |= _columns_of(file.read(member.size), extension)
+        except TarDamage as damage:
+            if not groups:
+                raise
+            unusable.append(Unusable(f"bad_tar: {damage}; clips behind that are lost", str(path.absolute())))
     for group in groups.values():
         for uri in group.media:
             yield {**group.columns, "uri": uri}
+    yield from unusable
 
 
-def _columns_of(data: bytes, extension: str, columns: tuple[str, ...]) -> dict[str, object]:
+def _columns_of(data: bytes, extension: str) -> dict[str, object]:
     text = data.decode("utf-8", "replace")
     if extension == "txt":
-        return {"caption": text}
+        return {"caption": cut(text)}
     try:
         found = json.loads(text)
     except (ValueError, RecursionError):
         return {}
-    return {k: v for k, v in found.items() if k in columns and k != "uri"} if isinstance(found, dict) else {}
+    columns = found.items() if isinstance(found, dict) else ()
+    return {
+        name: cut(value) if isinstance(value, (str, list, dict)) else value
+        for name, value in columns
+        if name in COLUMNS and name != "uri"
+    }

@@ -16,7 +16,8 @@ import re
 from collections.abc import Iterable, Sequence
 
 MEDIA = ("image", "video")
-_NAME = re.compile(r"(?:image_(\d+)x(\d+)|video_(\d+)x(\d+)_(\d+)f)")
+_NUMBER = "([1-9][0-9]{0,5})"
+_NAME = re.compile(f"(?:image_{_NUMBER}x{_NUMBER}|video_{_NUMBER}x{_NUMBER}_{_NUMBER}f)")
 
 
 @dataclasses.dataclass(frozen=True, order=True)

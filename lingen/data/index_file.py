@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from lingen.data.index_checks import MOST_ROWS, check_format, check_table
 from lingen.io.manifest import digest, write_atomic
 
 if TYPE_CHECKING:
@@ -78,26 +79,60 @@ def write_index(path: str | Path, rows: Iterable[dict[str, Any]], form: LatentFo
 
 
 def read_index(
-    data: bytes | str | Path, columns: Sequence[str] | None = None
+    data: bytes | str | Path, columns: Sequence[str] | None = None, name: str | None = None
 ) -> tuple[pa.Table, LatentFormat | TextFormat]:
-    """Read an index, given as a path or its bytes: (table, format), with all columns or those named."""
+    """Read an index, and check that what it says can be used (lingen/data/index_checks.py).
+
+    Args:
+        data: its path, or its bytes.
+        columns: which to read; None: all.
+        name: of the file, for errors; None: its path.
+
+    Returns:
+        The table and the format.
+
+    Raises:
+        ValueError: it is no index, or one that no encoding writes; the message has file, column and value.
+        FileNotFoundError: there is no such file.
+    """
     import pyarrow as pa
     import pyarrow.parquet as pq
 
+    name = name or (INDEX if isinstance(data, bytes) else str(data))
     # Not pq.read_table: that imports pyarrow.dataset and pandas, which takes longer than reading.
     source = pa.BufferReader(data) if isinstance(data, bytes) else data
-    with pq.ParquetFile(source, read_dictionary=["shard"]) as file:
-        table = file.read(columns)
-    form = json.loads(table.schema.metadata[_KEY])
-    return table, (LatentFormat if "tae_digest" in form else TextFormat)(**form)
+    try:
+        with pq.ParquetFile(source, read_dictionary=["shard"]) as file:
+            if not 0 < file.metadata.num_rows <= MOST_ROWS:
+                raise ValueError(f"{name}: {file.metadata.num_rows} rows; an index has 1 to {MOST_ROWS:,}")
+            table = file.read(columns)
+        form = _read_format(table, name)
+    except FileNotFoundError:
+        raise
+    except (pa.ArrowException, OSError) as error:
+        raise ValueError(f"{name}: not readable as Parquet: {error}") from None
+    check_format(form, name)
+    schema = _text_schema() if isinstance(form, TextFormat) else _latent_schema()
+    check_table(table, schema, columns or schema.names, name)
+    return table, form
+
+
+def _read_format(table: pa.Table, name: str) -> LatentFormat | TextFormat:
+    """The format in the schema's metadata, not checked yet."""
+    try:
+        form = json.loads((table.schema.metadata or {})[_KEY])
+        return (LatentFormat if "tae_digest" in form else TextFormat)(**form)
+    except (KeyError, ValueError, TypeError, RecursionError) as error:
+        raise ValueError(f"{name}: its metadata do not say how to read the tensors: {error!r:.200}") from None
 
 
 def first_value(data: bytes, column: str) -> Any:
-    """The value of the first row in one column, without reading the others."""
+    """The value of the first row in one column, without reading the others; None where there is no such column."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    return next(pq.ParquetFile(pa.BufferReader(data)).iter_batches(1, columns=[column]))[column][0].as_py()
+    batch = next(pq.ParquetFile(pa.BufferReader(data)).iter_batches(1, columns=[column]))
+    return batch[column][0].as_py() if column in batch.schema.names else None
 
 
 def number_column(table: pa.Table, name: str) -> np.ndarray:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,6 +19,7 @@ import torch
 
 from lingen.data import shards
 from lingen.data.buckets import Bucket
+from lingen.data.index_checks import ENCODER, check_shape
 from lingen.data.index_file import (
     INDEX,
     LOCATION,
@@ -81,7 +83,7 @@ class BucketIndex:
         digest: of all index files and so, through their checksums, of the shards.
 
     Raises:
-        ValueError: an encoder embedded other samples than were encoded.
+        ValueError: an encoder embedded other samples than were encoded, or an index names what it must not.
         FileNotFoundError: an index is missing.
     """
 
@@ -94,20 +96,29 @@ class BucketIndex:
         # Only the columns that locate a sample: with a million samples the others would be ten times as much to read.
         data = files.read_all(f"{latents}/{INDEX}")
         content = hashlib.sha256(data)
-        table, latent_format = read_index(data, [*LOCATION, *METADATA_LOCATION])
-        assert isinstance(latent_format, LatentFormat)
+        name = f"{files.root}/{latents}/{INDEX}"
+        table, latent_format = read_index(data, [*LOCATION, *METADATA_LOCATION], name)
+        if not isinstance(latent_format, LatentFormat) or latent_format.bucket != bucket.name:
+            raise ValueError(f"{name}: this is not the index of latents of {bucket.name}")
         self.format = latent_format
         self._keys = table["key"].combine_chunks()
-        self.latent_shape = torch.Size(first_value(data, "shape"))
+        shape = first_value(data, "shape")
+        check_shape(shape, bucket, latent_format.dtype, number_column(table, "size"), name)
+        self.latent_shape = torch.Size(shape)
         self._latents = _Members(table, latents)
         self._metadata = _Members(table, latents, "metadata_")
         self._text: list[_Members] = []
         text_formats: list[TextFormat] = []
-        for text in (f"text/{encoder}/{bucket.name}" for encoder in encoders):
+        for encoder in encoders:
+            text = f"text/{encoder}/{bucket.name}"
             data = files.read_all(f"{text}/{INDEX}")
             content.update(data)
-            table, text_format = read_index(data, LOCATION)
-            assert isinstance(text_format, TextFormat)
+            name = f"{files.root}/{text}/{INDEX}"
+            table, text_format = read_index(data, LOCATION, name)
+            if not isinstance(text_format, TextFormat) or text_format.bucket != bucket.name:
+                raise ValueError(f"{name}: this is not the index of text of {bucket.name}")
+            if text_format.name != encoder:
+                raise ValueError(f"{name}: this is the text of {text_format.name}, not of {encoder}")
             if not self._keys.equals(table["key"].combine_chunks()):
                 raise ValueError(
                     f"{files.root}: {text} has other samples than {latents}; run jobs/encode.py to its end again"
@@ -120,14 +131,19 @@ class BucketIndex:
     @functools.cached_property
     def table(self) -> pa.Table:
         """The whole latent index, with all columns."""
-        return read_index(self._files.read_all(f"latents/{self.bucket.name}/{INDEX}"))[0]
+        return self._read()
 
     def __len__(self) -> int:
         return len(self._keys)
 
     def column(self, name: str) -> pa.ChunkedArray:
         """One column of the latent index."""
-        return read_index(self._files.read_all(f"latents/{self.bucket.name}/{INDEX}"), [name])[0][name]
+        return self._read([name])[name]
+
+    def _read(self, columns: Sequence[str] | None = None) -> pa.Table:
+        """Some columns of the latent index, or all of them."""
+        name = f"latents/{self.bucket.name}/{INDEX}"
+        return read_index(self._files.read_all(name), columns, f"{self._files.root}/{name}")[0]
 
     @property
     def key_column(self) -> pa.Array:
@@ -194,9 +210,11 @@ class BucketIndex:
         Raises:
             FileNotFoundError: a shard is missing, or shorter than the index says; the message names it.
         """
-        for members in (self._latents, *self._text):
-            sizes = self._files.sizes({name.rpartition("/")[0] for name in members.names})
-            for name, need in members.needed_bytes().items():
+        in_tars = self._metadata.needed_bytes()
+        latents = {name: max(need, in_tars[name]) for name, need in self._latents.needed_bytes().items()}
+        for needed in (latents, *(members.needed_bytes() for members in self._text)):
+            sizes = self._files.sizes({name.rpartition("/")[0] for name in needed})
+            for name, need in needed.items():
                 if name not in sizes:
                     raise FileNotFoundError(f"{self._files.root}: shard {name} is missing; run jobs/encode.py again")
                 if sizes[name] < need:
@@ -227,13 +245,19 @@ class ShardIndex:
             cache_gb: size limit of that cache.
 
         Raises:
-            ValueError: nothing is encoded there, or buckets disagree on TAE or text encoders.
+            ValueError: nothing is encoded there, buckets disagree on TAE or text encoders, or something in there is
+                named or sized as no encoding does it (the folder may come from anyone).
             FileNotFoundError: a bucket has no index of a text encoder that others have.
         """
         files = ByteRanges.open(folder, cache_dir, cache_gb)
         names = files.folders("latents")
         if not names:
             raise ValueError(f"{folder}: no latents here; run jobs/encode.py first, or fix the path")
+        for name in names:
+            try:
+                Bucket.parse(name)
+            except ValueError as error:
+                raise ValueError(f"{folder}/latents: {error}") from None
         encoders = files.folders("text")
         if not encoders:
             raise ValueError(f"{folder}: no text here; run jobs/encode.py to its end first")
@@ -241,6 +265,9 @@ class ShardIndex:
             raise ValueError(
                 f"{folder}: encoded before text encoders had folders of their own; run jobs/encode.py again"
             )
+        for name in encoders:
+            if not re.fullmatch(ENCODER, name):
+                raise ValueError(f"{folder}/text: {name!r} is not the name of a text encoder; move it elsewhere")
         index = cls({name: BucketIndex(Bucket.parse(name), files, encoders) for name in names}, str(folder))
         for bucket in index.buckets.values():
             if bucket.format.tae_digest != index.format.tae_digest:

@@ -24,15 +24,22 @@ import math
 import os
 import re
 import tarfile
-import tempfile
 import zlib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors.torch import save as save_safetensors
 
+from lingen.io.manifest import create_partial
+
 LATENT, METADATA, TEXT = "latent.safetensors", "json", "text.safetensors"
+KEY = "[A-Za-z0-9_-]{1,73}_w[0-9]{4,8}"
+"""A key, as `sample_key` makes it: no dot, which would end it in a tar, and no slash, which would lead elsewhere."""
+LEAST_KEY, MOST_KEY = len("x_w0000"), 83
+"""Characters of a key."""
+MOST_MEMBER_BYTES = 1 << 30
 DTYPES = {"float16": torch.float16, "bfloat16": torch.bfloat16, "float32": torch.float32}
 _SAFETENSORS = {"F16": torch.float16, "BF16": torch.bfloat16, "F32": torch.float32}
 
@@ -65,6 +72,11 @@ class Provenance:
     """Width as displayed, before the centre crop that fills the bucket."""
     source_height: int
     """Height as displayed."""
+
+
+_NUMBER = (int, float)
+_METADATA_TYPES = {f.name: str if f.type == "str" else _NUMBER for f in dataclasses.fields(Provenance)}
+_METADATA_TYPES["tae_digest"] = str
 
 
 def sample_key(clip_id: str, segment: int) -> str:
@@ -123,8 +135,21 @@ def unpack_text(data: memoryview | bytes) -> torch.Tensor:
 
 
 def unpack_metadata(data: memoryview | bytes) -> dict[str, Any]:
-    """The content of KEY.json."""
-    return json.loads(bytes(data))
+    """The content of KEY.json: the fields of Provenance, and tae_digest.
+
+    Raises:
+        DamagedSample: the bytes are not such a member.
+    """
+    try:
+        found = json.loads(bytes(data))
+        for name, kind in _METADATA_TYPES.items():
+            if not isinstance(found[name], kind):
+                raise TypeError(f"{name} is {found[name]!r:.80}")
+        if not all(math.isfinite(found[name]) for name, kind in _METADATA_TYPES.items() if kind is not str):
+            raise ValueError("a number is not finite")
+    except (ValueError, KeyError, TypeError, RecursionError, OverflowError) as error:
+        raise DamagedSample(f"not the metadata of a sample: {error!r:.200}") from error
+    return found
 
 
 def _view(data: memoryview | bytes, name: str) -> torch.Tensor:
@@ -179,13 +204,18 @@ class ShardWriter:
         self.path.parent.mkdir(parents=True, exist_ok=True)
 
     def __enter__(self) -> ShardWriter:
-        fd, self._partial = tempfile.mkstemp(dir=self.path.parent, prefix=f".{self.path.name}.")
+        fd, self._partial = create_partial(self.path)
         self._file = os.fdopen(fd, "wb")
         self._tar = tarfile.open(fileobj=self._file, mode="w", format=tarfile.USTAR_FORMAT)
         return self
 
     def add(self, key: str, extension: str, data: bytes) -> Member:
-        """Append KEY.EXTENSION; members of one key must be adjacent."""
+        """Append KEY.EXTENSION; members of one key must be adjacent.
+
+        Raises:
+            ValueError: `read_shard` would not read it back.
+        """
+        _check_member(self.path, f"{key}.{extension}", len(data))
         header = tarfile.TarInfo(f"{key}.{extension}")
         header.size, header.mode, header.mtime = len(data), 0o644, 0
         offset = self._tar.offset + tarfile.BLOCKSIZE  # USTAR: the header is one block
@@ -198,20 +228,41 @@ class ShardWriter:
                 self._tar.close()
                 self._file.flush()
                 os.fsync(self._file.fileno())
-                os.chmod(self._partial, 0o644)
                 os.replace(self._partial, self.path)
         finally:
             self._file.close()
-            Path(self._partial).unlink(missing_ok=True)
+            self._partial.unlink(missing_ok=True)
 
 
-def list_shard(path: str | Path) -> list[tuple[str, str, bytes]]:
-    """All files in a tar as (key, extension, bytes), for inspection."""
-    found = []
-    with tarfile.open(path, mode="r:") as tar:
-        for member in tar:
-            file = tar.extractfile(member) if member.isfile() else None
-            if file is not None:
-                key, _, extension = member.name.partition(".")
-                found.append((key, extension, file.read()))
-    return found
+def read_shard(path: str | Path) -> Iterator[tuple[str, str, bytes]]:
+    """Yield all members of a tar as (key, extension, bytes), one at a time; its header blocks are not trusted.
+
+    Not with `tarfile`: a negative size in a header leads it back to where it has been, for ever.
+
+    Raises:
+        ValueError: the file is not a tar of samples as ShardWriter writes it.
+    """
+    if not Path(path).is_file():  # opening a pipe would wait for its writer
+        raise ValueError(f"{path} is not a file")
+    with open(path, "rb") as file:
+        while (block := file.read(tarfile.BLOCKSIZE)).strip(b"\0"):
+            try:
+                header = tarfile.TarInfo.frombuf(block, "utf-8", "strict")
+            except (tarfile.HeaderError, ValueError) as error:
+                at = file.tell() - len(block)
+                raise ValueError(f"{path}: no header of a tar at byte {at}: {error}") from None
+            if header.type not in (tarfile.REGTYPE, tarfile.AREGTYPE):
+                raise ValueError(f"{path}: {header.name!r} is a link, a folder or another thing that no shard has")
+            _check_member(path, header.name, header.size)
+            data = file.read(header.size)
+            if len(data) < header.size:
+                raise ValueError(f"{path}: the tar is cut off within {header.name}")
+            file.seek(-header.size % tarfile.BLOCKSIZE, os.SEEK_CUR)
+            key, _, extension = header.name.partition(".")
+            yield key, extension, data
+
+
+def _check_member(path: str | Path, name: str, size: int) -> None:
+    key, _, extension = name.partition(".")
+    if not re.fullmatch(KEY, key) or extension not in (LATENT, METADATA, TEXT) or not 0 < size <= MOST_MEMBER_BYTES:
+        raise ValueError(f"{path}: {name!r:.200} of {size} bytes is not KEY.EXTENSION of a sample")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import io
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from torch import Tensor
 
 from lingen.data.buckets import Bucket, bucket_size, parse_aspect_ratio
 from lingen.generate.sampler import SamplerConfig, sample
+from lingen.io.manifest import check_writable, write_atomic
 from lingen.io.progress import Progress
 from lingen.io.video import write_mp4
 from lingen.model.pretrained import load_denoiser, model_folder, read_about
@@ -81,11 +83,13 @@ def generate(config: GenerateConfig) -> Generated:
 
     Raises:
         ValueError: there is no model at `checkpoint`, or a text encoder differs from the one it was trained with.
+        OSError: the output cannot be written; known before any work.
     """
     folder = model_folder(config.checkpoint)
     about = read_about(folder)
     device = config.device or ("cuda" if torch.cuda.is_available() else "cpu")
     frames, height, width = _size(config, about)
+    check_writable(config.output)
     tae = load_tae(folder / "tae").to(device)
     model = load_denoiser(folder, config.weights, device)
     prompt = config.prompt or about["prompts"][0]
@@ -100,8 +104,9 @@ def generate(config: GenerateConfig) -> Generated:
     if config.output.suffix == ".png":
         from PIL import Image
 
-        config.output.parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(next(pieces)[0]).save(config.output)
+        png = io.BytesIO()
+        Image.fromarray(next(pieces)[0]).save(png, format="PNG")
+        write_atomic(config.output, png.getvalue())
     else:
         write_mp4(config.output, pieces, about["fps"])
     return Generated(config.output, prompt, frames, height, width, about["fps"], ", ".join(names))

@@ -19,6 +19,9 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from lingen.io.redact import redact
+from lingen.io.stores import filesystem
+
 if TYPE_CHECKING:
     from pyarrow import fs
 
@@ -157,18 +160,6 @@ class LocalFiles(ByteRanges):
             os.close(fd)
 
 
-def filesystem(uri: str) -> tuple[fs.FileSystem, str]:
-    """(pyarrow file system, path in it) of a remote URI; schemes that pyarrow does not know go through fsspec."""
-    from pyarrow import fs
-
-    if uri.partition("://")[0] in ("s3", "gs", "gcs", "abfs", "hdfs"):
-        return fs.FileSystem.from_uri(uri)
-    import fsspec
-
-    inner, path = fsspec.core.url_to_fs(uri)
-    return fs.PyFileSystem(fs.FSSpecHandler(inner)), path
-
-
 class RemoteFiles(ByteRanges):
     """Files of an object store, with a cache of ranges on disk.
 
@@ -222,7 +213,7 @@ class RemoteFiles(ByteRanges):
         except OSError as error:
             self._open.cache_clear()
             if isinstance(error, FileNotFoundError) or not self._fs.get_file_info(path).is_file:
-                raise FileNotFoundError(f"{self.root}: {name} is missing") from None
+                raise FileNotFoundError(f"{redact(self.root)}: {name} is missing") from None
             raise
 
     def _keep(self, entry: str, data: bytes) -> None:
@@ -245,7 +236,7 @@ class RemoteFiles(ByteRanges):
             with self._fs.open_input_file(f"{self._base}/{name}") as file:
                 return file.read()
         except FileNotFoundError:
-            raise FileNotFoundError(f"{self.root}: {name} is missing") from None
+            raise FileNotFoundError(f"{redact(self.root)}: {name} is missing") from None
 
     def folders(self, name: str) -> list[str]:
         return sorted(info.base_name for info in self._list(name) if not info.is_file)

@@ -3,19 +3,31 @@
 A job opens its output with `OutputFolder.open`, works, and publishes last. So a folder is either *finished*
 (manifest.json), *started* (config.json alone: the same command resumes it) or *free*. The same key (configuration and
 digests of the inputs) resumes or skips; another key is refused, so that two settings never mix in one folder.
+
+`--overwrite` empties a folder only if the same job made it and nothing else is in it. Deleting rather than keeping is
+for the size of checkpoints and latents; a folder with anything else in it, such as notes or a reviewed quality.csv, is
+renamed to NAME.replaced-DATE-TIME as a whole, and what another job or a person made is refused.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import errno
 import hashlib
+import itertools
 import json
+import logging
 import os
-import shutil
-import tempfile
+import secrets
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+
+from lingen.io.job_files import FILES, foreign_files, move_aside, remove_files
+from lingen.io.redact import redacted
+
+log = logging.getLogger(__name__)
 
 MANIFEST = "manifest.json"
 CONFIG = "config.json"
@@ -55,22 +67,48 @@ def write_atomic(path: str | Path, data: bytes | str) -> None:
     """Write a file so that readers, and a kill at any moment, leave the old content or the new, never a part."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    fd, tmp = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    fd, tmp = create_partial(path)
     try:
         with os.fdopen(fd, "wb") as f:
             f.write(data.encode() if isinstance(data, str) else data)
             f.flush()
             os.fsync(f.fileno())
-        os.chmod(tmp, 0o644)  # mkstemp's 0600 would hide outputs from colleagues
         os.replace(tmp, path)
     except BaseException:
-        Path(tmp).unlink(missing_ok=True)
+        tmp.unlink(missing_ok=True)
         raise
 
 
+def create_partial(path: Path) -> tuple[int, Path]:
+    """Create a hidden file beside `path`, to be renamed to it once it is whole. Returns (descriptor, where it is).
+
+    Its mode is what the user's umask leaves; tempfile's would hide outputs from colleagues.
+    """
+    tmp = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+    try:
+        return os.open(tmp, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666), tmp
+    except OSError as error:  # about the name that the user knows
+        raise OSError(error.errno, error.strerror, str(path)) from None
+
+
+def check_writable(path: str | Path) -> None:
+    """Find out before hours of work whether a file can be written; creates its folder.
+
+    Raises:
+        OSError: it cannot.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if path.is_dir():
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+    fd, tmp = create_partial(path)
+    os.close(fd)
+    tmp.unlink()
+
+
 def write_json(path: str | Path, value: Any) -> None:
-    """Write a value that `to_plain` converts as JSON, atomically."""
-    write_atomic(path, json.dumps(to_plain(value), indent=2, sort_keys=True) + "\n")
+    """Write a value that `to_plain` converts as JSON, atomically; secrets in its URIs become ***."""
+    write_atomic(path, json.dumps(redacted(to_plain(value)), indent=2, sort_keys=True) + "\n")
 
 
 def read_json(path: str | Path) -> Any:
@@ -86,8 +124,39 @@ def whole_lines(path: str | Path) -> list[bytes]:
     data = path.read_bytes()
     whole = data[: data.rfind(b"\n") + 1]
     if whole != data:
-        path.write_bytes(whole)
+        os.truncate(path, len(whole))  # not written anew: a kill would lose all lines
     return whole.splitlines(keepends=True)
+
+
+def read_claim(folder: str | Path) -> dict[str, Any] | None:
+    """The config.json of an output folder; None when there is none, or none that `OutputFolder` wrote."""
+    path = Path(folder) / CONFIG
+    if not path.is_file():
+        return None
+    try:
+        claim = read_json(path)
+    except (ValueError, RecursionError):
+        return None
+    types = {"job": str, "key": str, "config": dict, "inputs": dict}
+    if not isinstance(claim, dict) or claim.keys() != types.keys():
+        return None
+    if not all(isinstance(claim[name], kind) for name, kind in types.items()):
+        return None
+    content = {name: value for name, value in claim.items() if name != "key"}
+    return claim if claim["key"] == digest(content) else None
+
+
+def foreign_in(folder: Path, job: str) -> Iterator[str]:
+    """Yield the relative paths of what is in a job's output folder, but not as the job wrote it."""
+    yield from foreign_files(folder, FILES.get(job, ()))
+    try:
+        outputs = dict((read_manifest(folder) or {"outputs": {}})["outputs"])
+    except (ValueError, TypeError, KeyError, RecursionError):
+        yield f"{MANIFEST}, damaged"
+        return
+    for name, written in outputs.items():
+        if (folder / name).is_file() and written != file_digest(folder / name):
+            yield f"{name}, changed since"
 
 
 def read_manifest(folder: str | Path) -> dict[str, Any] | None:
@@ -138,30 +207,30 @@ class OutputFolder:
             job: name of the job, without .py.
             config: all that decides the content, not what does not (worker counts).
             inputs: name -> digest.
-            overwrite: delete what a run with another key left there.
+            overwrite: replace what this job left there with another key: emptied if nothing else is in it, else
+                moved aside.
 
         Raises:
-            ValueError: the folder belongs to another key (the first difference is named) and `overwrite` is off, or it
-                holds files that none of our jobs wrote.
+            ValueError: the folder belongs to another key (the first difference is named) and `overwrite` is off; or it
+                is none of this job's.
         """
-        folder = cls(Path(path), job, to_plain(config), dict(inputs))
-        if folder.path.exists() and not folder.path.is_dir():
-            raise ValueError(f"--output: {path} is a file; name a folder")
-        claim = folder.path / CONFIG
-        if overwrite and claim.is_file() and read_json(claim).get("key") != folder.key:
-            shutil.rmtree(folder.path)
-        if claim.is_file():
-            before = read_json(claim)
-            if before.get("key") != folder.key:
-                difference = folder._difference(before)
-                raise ValueError(
-                    f"--output: {path} holds a run with other settings ({difference}); "
-                    "choose another --output, or add --overwrite to replace it"
-                )
+        folder = cls(Path(path), job, redacted(to_plain(config)), redacted(to_plain(inputs)))
+        if os.path.lexists(path) and not folder.path.is_dir():
+            raise ValueError(f"--output: {path} is not a folder; name one")
+        before = read_claim(path)
+        if before is not None and before["key"] == folder.key:
+            return folder
+        if before is not None and not overwrite:
+            raise ValueError(
+                f"--output: {path} holds a run with other settings ({folder._difference(before)}); "
+                "choose another --output, or add --overwrite to replace it"
+            )
+        if before is not None:
+            folder._replace(before)
         elif folder.path.exists() and any(folder.path.iterdir()):
             raise ValueError(f"--output: {path} is not empty and was not made by this job; choose another folder")
-        else:
-            write_json(claim, {"job": job, "key": folder.key, "config": folder.config, "inputs": folder.inputs})
+        claim = {"job": job, "key": folder.key, "config": folder.config, "inputs": folder.inputs}
+        write_json(folder.path / CONFIG, claim)
         return folder
 
     @property
@@ -196,6 +265,27 @@ class OutputFolder:
             manifest["seconds"] = round(time.time() - started, 1)
         write_json(self.path / MANIFEST, manifest)
         return manifest
+
+    def _replace(self, before: dict[str, Any]) -> None:
+        """Make room for this key where another one was.
+
+        Raises:
+            ValueError: this job did not make the folder, or the path is a link to it.
+        """
+        if before["job"] != self.job:
+            made = f"was made by jobs/{before['job']}.py, not by jobs/{self.job}.py"
+            raise ValueError(f"--output: {self.path} {made}: it is not replaced; choose another folder")
+        if self.path.is_symlink():
+            raise ValueError(f"--output: {self.path} is a link; name the folder itself to replace it")
+        if foreign := list(itertools.islice(foreign_in(self.path, self.job), 4)):
+            names = ", ".join(foreign[:3]) + (", ..." if len(foreign) > 3 else "")
+            aside = move_aside(self.path)
+            log.warning(
+                "%s has files that jobs/%s.py did not write (%s): it is now %s", self.path, self.job, names, aside
+            )
+        else:
+            # The claim stays until the new one is written over it: killed in between, the same command goes on here.
+            remove_files(self.path, FILES[self.job], keep=[CONFIG])
 
     def _difference(self, before: dict[str, Any]) -> str:
         if before.get("job") != self.job:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 import time
 from typing import TextIO
@@ -54,8 +55,9 @@ class Progress:
         return ", ".join(parts + ([note] if note else []))
 
     def _print(self, text: str, end: str) -> None:
-        self._stream.write(text + ("\033[K" if self._live else "") + end)
-        self._stream.flush()
+        with contextlib.suppress(OSError):  # a closed terminal, or a full disk under a log, must not end the work
+            self._stream.write(text + ("\033[K" if self._live else "") + end)
+            self._stream.flush()
 
 
 def clock(seconds: float) -> str:

@@ -45,18 +45,23 @@ def write_mp4(
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.part")  # a kill leaves no half video under the final name
-    with av.open(str(partial), "w", format="mp4", options={"movflags": "+faststart"}) as container:
-        rate = Fraction(fps).limit_denominator(1001)
-        stream = container.add_stream("libx264", rate=rate, options={"crf": str(crf), "preset": "fast"})
-        stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
-        for frames in pieces:
-            if frames.shape[1:3] != size:
-                raise ValueError(f"frames: a piece of {frames.shape[1:3]} follows one of {size}")
-            for frame in frames:
-                picture = np.ascontiguousarray(frame[:height, :width])
-                container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
-        container.mux(stream.encode())
-    partial.replace(path)
+    try:
+        partial.touch()  # unlike PyAV's, the error of a folder that cannot be written names the path
+        with av.open(str(partial), "w", format="mp4", options={"movflags": "+faststart"}) as container:
+            rate = Fraction(fps).limit_denominator(1001)
+            stream = container.add_stream("libx264", rate=rate, options={"crf": str(crf), "preset": "fast"})
+            stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
+            for frames in pieces:
+                if frames.shape[1:3] != size:
+                    raise ValueError(f"frames: a piece of {frames.shape[1:3]} follows one of {size}")
+                for frame in frames:
+                    picture = np.ascontiguousarray(frame[:height, :width])
+                    container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
+            container.mux(stream.encode())
+        partial.replace(path)
+    except BaseException:
+        partial.unlink(missing_ok=True)
+        raise
     return path
 
 

@@ -14,6 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from lingen.io.tensors import read_tensors
+
 
 def outlier_penalty(latent_BCTHW: Tensor, r: float = 3.0) -> Tensor:
     """Mean over positions of max(||x - mean|| - r ||std||, 0) (Movie Gen, Eq. 1).
@@ -50,10 +52,10 @@ class PerceptualLoss(nn.Module):
 
         self.features = vgg16(weights=None).features[: self.TAPS[-1] + 1]
         try:
-            state = _read_state(Path(weights))
+            state = read_tensors(weights)
             prefix = "features." if any(name.startswith("features.") for name in state) else ""
             self.features.load_state_dict({name: state[prefix + name] for name in self.features.state_dict()})
-        except (OSError, KeyError, RuntimeError) as error:
+        except (OSError, KeyError, RuntimeError, ValueError) as error:
             raise ValueError(
                 f"fit.perceptual: {weights} does not contain the weights of torchvision's vgg16 ({error})"
             ) from error
@@ -131,11 +133,3 @@ def ssim(a_B3THW: Tensor, b_B3THW: Tensor) -> Tensor:
     c1, c2 = 0.01**2, 0.03**2
     similarity = (2 * mean_x * mean_y + c1) * (2 * cov + c2) / ((mean_x**2 + mean_y**2 + c1) * (var_x + var_y + c2))
     return similarity.view(len(a_B3THW), -1).mean(1)
-
-
-def _read_state(path: Path) -> dict[str, Tensor]:
-    if path.suffix == ".safetensors":
-        from safetensors.torch import load_file
-
-        return load_file(path)
-    return torch.load(path, map_location="cpu", weights_only=True)

@@ -5,6 +5,7 @@ Letters: B batch, L text tokens, E embedding width.
 
 from __future__ import annotations
 
+import pickle
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from lingen.io.tensors import refusal
 from lingen.text.digests import weights_digest
 
 if TYPE_CHECKING:
@@ -96,7 +98,10 @@ def build_open_clip(model: str, pretrained: str | None, seed: int, device: torch
     tokenizer = open_clip.get_tokenizer(model)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        clip = open_clip.create_model(model, pretrained=pretrained, force_custom_text=True)
+        try:
+            clip = open_clip.create_model(model, pretrained=pretrained, force_custom_text=True, weights_only=True)
+        except pickle.UnpicklingError as error:
+            raise ValueError(f"--text: pretrained={pretrained} {refusal(error)}") from error
     weights = pretrained or f"random weights, seed {seed}"
     name = f"open_clip/{model}, {weights}"
     return OpenCLIPText(clip.text, tokenizer, name, device, architecture)

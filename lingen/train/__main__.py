@@ -26,16 +26,19 @@ import torch
 import torch.distributed as dist
 
 from lingen.data.shard_index import ShardIndex, first_captions
+from lingen.io.disk_errors import explain
 from lingen.io.exit_codes import BAD_CONFIGURATION, DONE, PREEMPTED
 from lingen.io.manifest import require_manifest, whole_lines
+from lingen.io.redact import printable, redact_logs
 from lingen.model.denoiser import DenoiserConfig
 from lingen.model.presets import PRESETS
 from lingen.model.pretrained import export_model, model_folder, read_about
 from lingen.text.encoders import parse_text_encoders
+from lingen.train.checkpoint import checkpoints
 from lingen.train.config import FitConfig
 from lingen.train.export import check_same_latents, describe, whole_weights
 from lingen.train.hand_over import grown
-from lingen.train.observers.preemption import Notice, StopFile, on_sigterm, stop_file
+from lingen.train.observers.preemption import Notice, StopFile, clear_stop_file, on_sigterm
 from lingen.train.stage import Hooks, fit
 
 if TYPE_CHECKING:
@@ -57,13 +60,20 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("fit", nargs="*", metavar="name=value", help="fields of FitConfig, such as steps=200")
     options = parser.parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
+    redact_logs()
     try:
         config = _with_values(FitConfig(), options.fit)
         shards = ShardIndex.open(options.shards).select(options.media, options.resolution, options.frames)
         finished = _train(config, shards, options)
     except ValueError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {printable(str(error))}", file=sys.stderr)
         return BAD_CONFIGURATION
+    except (OSError, RuntimeError) as error:
+        found = explain(error, options.output)
+        if found is None:
+            raise
+        print(f"error: {printable(found[0])}", file=sys.stderr)
+        return found[1]
     return DONE if finished else PREEMPTED
 
 
@@ -79,12 +89,14 @@ def _train(config: FitConfig, shards: ShardIndex, options: argparse.Namespace) -
     else:
         preset = options.preset
         architecture = dataclasses.replace(PRESETS[options.preset], text_dims=shards.text_dims)
+    if (options.output / "model").exists() and not checkpoints(options.output / "checkpoints"):
+        raise ValueError(f"--output: {options.output}/model is of no run in this folder; choose another folder")
+    clear_stop_file(options.output)
     _join(config.hang_timeout)
     sigterm, file = threading.Event(), StopFile(options.output)
     try:
         if dist.get_rank() == 0:
             options.output.mkdir(parents=True, exist_ok=True)
-            stop_file(options.output).unlink(missing_ok=True)
         dist.barrier()
         metrics = MetricsFile(options.output / "metrics.jsonl")
         hooks = Hooks(log=metrics, notice=lambda: Notice.STOP if sigterm.is_set() else file())
@@ -154,7 +166,7 @@ def _with_value(config: Config, name: str, text: str) -> Config:
     """
     field, _, inner = name.partition(".")
     before = {f.name: getattr(config, f.name) for f in dataclasses.fields(config)}[field]
-    if dataclasses.is_dataclass(before):
+    if dataclasses.is_dataclass(before) and not isinstance(before, type):
         return dataclasses.replace(config, **{field: _with_value(before, inner, text)})
     if inner:
         raise KeyError(name)

@@ -9,6 +9,7 @@ removed at the next start.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import logging
 import shutil
@@ -26,6 +27,8 @@ from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.staging import DefaultStager, StagingOptions
 from torch.distributed.checkpoint.state_dict import get_state_dict, set_state_dict
 
+from lingen.io.dcp import ForbiddenContent, load_state
+from lingen.io.job_files import CHECKPOINT_FILES, move_aside, remove_files
 from lingen.io.manifest import read_json, write_json
 from lingen.train.ema import EMA
 from lingen.train.ranks import cpu_group
@@ -67,13 +70,30 @@ def step_of(path: Path) -> int:
 
 
 def checkpoints(folder: Path) -> list[Path]:
-    """Finished checkpoints, oldest first."""
-    return sorted(p for p in folder.glob("step_*") if (p / META).is_file())
+    """Finished checkpoints, oldest first; not a person's copies of them under names like step_00000100_best."""
+    return sorted(p for p in folder.glob("step_*") if p.name[5:].isdecimal() and (p / META).is_file())
 
 
 def regular_steps(folder: Path) -> list[int]:
     """Steps of the finished checkpoints that were due, not requested by a notice; oldest first."""
     return [step_of(path) for path in checkpoints(folder) if read_json(path / META)["regular"]]
+
+
+def discard(path: Path) -> None:
+    """Delete a checkpoint, or a link to one; a folder with files that are not a checkpoint's keeps them, moved aside.
+
+    An error of the disk leaves the rest where it is. meta.json goes first: what is left is no checkpoint.
+    """
+    with contextlib.suppress(OSError, ValueError):
+        if path.is_symlink():
+            path.unlink()
+        elif path.is_dir():
+            (path / META).unlink(missing_ok=True)
+            remove_files(path, CHECKPOINT_FILES)
+            if any(path.iterdir()):
+                move_aside(path)
+            else:
+                path.rmdir()
 
 
 class Checkpointer:
@@ -156,29 +176,38 @@ class Checkpointer:
         """Load the newest checkpoint that can be read. Returns its meta; None when there is none.
 
         A damaged one is reported, set aside as `damaged_<name>`, and the one before it is loaded.
+
+        Raises:
+            ForbiddenContent: the newest would run code, or read other files; nothing is loaded in its place.
         """
         while found := checkpoints(self.folder):
             try:
                 return self.load(step_of(found[-1]))
+            except ForbiddenContent:
+                raise
             except (Exception, CheckpointException) as error:  # the latter is not an Exception
                 # DCP raises many kinds for damaged files; whichever it is, the one before is the better answer.
                 log.warning("checkpoint %s cannot be read (%s); taking the one before", found[-1], str(error)[:300])
                 dist.barrier(group=self._group)
                 if dist.get_rank() == 0:
                     aside = found[-1].with_name(f"damaged_{found[-1].name}")
-                    shutil.rmtree(aside, ignore_errors=True)
+                    discard(aside)
                     found[-1].rename(aside)
                 dist.barrier(group=self._group)
         return None
 
     def load(self, step: int) -> dict[str, Any]:
-        """Load in place, resharding to this number of workers. Returns the checkpoint's meta."""
+        """Load in place, resharding to this number of workers. Returns the checkpoint's meta.
+
+        Raises:
+            ForbiddenContent: it would run code, or read other files.
+        """
         path = checkpoint_path(self.folder, step)
         meta = read_json(path / META)
         state = self._state()
         if same_world := meta.get("world") == dist.get_world_size():
             state["rng"] = {_rank_name(): rng_state()}
-        dcp.load(state, checkpoint_id=path, process_group=self._group)
+        load_state(state, path, self._group)
         set_state_dict(
             self._model, self._optimizer, model_state_dict=state["model"], optim_state_dict=state["optimizer"]
         )
@@ -208,11 +237,11 @@ class Checkpointer:
     def _publish(self, step: int, meta: dict[str, Any]) -> None:
         final = checkpoint_path(self.folder, step)
         write_json(self._partial(step) / META, meta)
-        shutil.rmtree(final, ignore_errors=True)  # the same step again, after falling back to an older one
+        discard(final)  # the same step again, after falling back to an older one
         self._partial(step).rename(final)
         found = {step_of(path): path for path in checkpoints(self.folder)}
         for old in found.keys() - self._retention.keeps(list(found), regular_steps(self.folder)):
-            shutil.rmtree(found[old], ignore_errors=True)
+            discard(found[old])
 
     def _partial(self, step: int) -> Path:
         return self.folder / f".{checkpoint_path(self.folder, step).name}.part"

@@ -43,8 +43,9 @@ class Trainer:
         self.config, self.model, self.ema, self.optimizer = config, model, ema, optimizer
         self.observers, self.device = observers, device
 
-    def run(self, batches: Iterable[LatentBatch]) -> bool:
-        """Train on every batch. Returns False when an observer asked to stop before the stage's last step."""
+    def run(self, batches: Iterable[LatentBatch], start: int) -> bool:
+        """Train on every batch, the first of step `start`. Returns False when asked to stop before the last step."""
+        self.observers.start(start)
         clock = time.perf_counter()
         for batch in batches:
             step = Step(batch.step, last=batch.step + 1 == self.config.steps)

@@ -70,14 +70,14 @@ def fit(
     about: dict[str, Any] | None = None,
     observers: Sequence[Observer] = (),
 ) -> tuple[Denoiser, EMA, bool]:
-    """Train one stage to its end. Needs an initialised process group; one rank is enough.
+    """Train one stage to its end, in an initialised process group (one rank is enough).
 
     Args:
         output: the run's folder; training resumes from the newest checkpoint in it.
-        init: an exported model to start from when there is no checkpoint; None starts from random weights.
+        init: exported model to start from when there is no checkpoint; None: random weights.
         clips: clip_ids of a reviewed set that training is limited to (quality tuning); validation is not.
         about: noted in every checkpoint's meta.json.
-        observers: watch training beside our own.
+        observers: watch beside our own.
 
     Returns:
         (model, its average, finished); finished is False when a hook asked to stop.
@@ -100,11 +100,9 @@ def fit(
         checkpointer = Checkpointer(output / "checkpoints", model, ema, optimizer, retention, config.hang_timeout)
         lockstep = Lockstep(config.hang_timeout)
         guard, metrics = Guard(config.guard), MetricsWindow(architecture, config.precision, device)
-        identity = _identity(config, architecture, shards, plan, clips)
-        start = _resume(checkpointer, identity, guard, metrics)
-
+        meta = _meta(config, architecture, shards, plan, clips, about or {})
+        start = _resume(checkpointer, meta["identity"], guard, metrics)
         publish = PublishCheckpoints(checkpointer, hooks.saved)
-        meta = {"identity": identity, "fit": to_plain(config), "about": about or {}}
         watching = Observers([
             watchdog,
             lockstep,
@@ -117,12 +115,9 @@ def fit(
             SaveCheckpoints(config.checkpoint_every, checkpointer, publish, guard, metrics, meta),
             *observers,
         ])  # fmt: skip
-        watching.start(start)
-        loader = LatentLoader(
-            train, plan, dist.get_rank(), dist.get_world_size(), start_step=start, stop_step=config.steps
-        )
-        finished = Trainer(config, model, ema, optimizer, watching, device).run(loader)
-    return model, ema, finished
+        rank, world = dist.get_rank(), dist.get_world_size()
+        loader = LatentLoader(train, plan, rank, world, start_step=start, stop_step=config.steps)
+        return model, ema, Trainer(config, model, ema, optimizer, watching, device).run(loader, start)
 
 
 def batch_plan(config: FitConfig, train: ShardIndex) -> BatchPlan:
@@ -165,21 +160,23 @@ def check_kernels(config: FitConfig, architecture: DenoiserConfig, shards: Shard
         log.info("%s", result)
 
 
-def _identity(
+def _meta(
     config: FitConfig,
     architecture: DenoiserConfig,
     shards: ShardIndex,
     plan: BatchPlan,
     clips: Collection[str] | None,
+    about: dict[str, Any],
 ) -> dict[str, Any]:
-    """What a checkpoint must have been trained on to be resumed."""
-    return {
+    """The constant part of a checkpoint's meta.json; "identity": what it must have been trained on to be resumed."""
+    identity = {
         "plan": plan.state(),
         "shards": {name: bucket.digest for name, bucket in shards.buckets.items()},
         "selection": digest([config.held_out, clips and sorted(clips)]),
         "architecture": digest(architecture.to_dict()),
         "tae": shards.format.tae_digest,
     }
+    return {"identity": identity, "fit": to_plain(config), "about": about}
 
 
 def _resume(checkpointer: Checkpointer, identity: dict[str, Any], guard: Guard, metrics: MetricsWindow) -> int:

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from lingen.io.redact import redact, redacted
 from lingen.io.video import enlarge, frame_grid, write_mp4
 from pipelines.tracking.facts import experiment_name, git_state
 from pipelines.tracking.files import RunFiles, RunState, read_state
@@ -53,9 +54,9 @@ class Run:
         state = RunState(
             experiment=experiment,
             name=name,
-            params={k: str(v)[:PARAM_LENGTH] for k, v in (params or {}).items()},
-            tags=dict(tags or {}) | ({"mlflow.parentRunId": parent} if parent else {}),
-            datasets=list(datasets),
+            params={k: redact(str(v))[:PARAM_LENGTH] for k, v in (params or {}).items()},
+            tags=redacted(tags or {}) | ({"mlflow.parentRunId": parent} if parent else {}),
+            datasets=redacted(datasets),
         )
         self._files = RunFiles(self.folder, state)
         self._last_step = self._files.metrics.last["step"] if self._files.metrics.last else -1

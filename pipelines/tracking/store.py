@@ -20,19 +20,40 @@ def store_beside(output: str | Path) -> str:
     """The default store's URI: MLFLOW_TRACKING_URI, else mlflow.db in the folder that holds the output folder."""
     if uri := os.environ.get("MLFLOW_TRACKING_URI"):
         return uri
-    return f"sqlite:///{Path(output).resolve().parent / 'mlflow.db'}"
+    return sqlite_uri(Path(output).resolve().parent / "mlflow.db")
+
+
+def sqlite_uri(path: Path) -> str:
+    """The URI of an SQLite store; what would end the path in a URI, such as ?, is escaped."""
+    from sqlalchemy.engine import URL, make_url
+
+    uri = f"sqlite:///{path}"
+    if make_url(uri).database == str(path):
+        return uri
+    # The same store; but after sqlite:/// MLflow itself makes the folders of the path, escaped as it is.
+    return URL.create("sqlite+pysqlite", database=str(path)).render_as_string()
+
+
+def sqlite_path(uri: str) -> Path | None:
+    """Where an SQLite store is; None for another kind of store."""
+    if not uri.startswith(("sqlite:///", "sqlite+pysqlite:///")):
+        return None
+    from sqlalchemy.engine import make_url
+
+    database = make_url(uri).database
+    return Path(database) if database else None
 
 
 def create_store(uri: str) -> None:
     """Create a missing SQLite store whole or not at all: MLflow cannot open one whose first migration was killed."""
-    path = Path(uri.removeprefix("sqlite:///"))
-    if not uri.startswith("sqlite:///") or path.exists():
+    path = sqlite_path(uri)
+    if path is None or path.exists():
         return
     from mlflow import MlflowClient
 
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{path.name}-", dir=path.parent) as folder:
-        MlflowClient(f"sqlite:///{folder}/{path.name}").search_experiments()
+        MlflowClient(sqlite_uri(Path(folder, path.name))).search_experiments()
         with contextlib.suppress(FileExistsError):  # another job was first: a link, unlike a rename, keeps its store
             os.link(f"{folder}/{path.name}", path)
 
@@ -52,8 +73,8 @@ def experiment_id(client: MlflowClient, name: str, uri: str) -> str:
     if found := client.get_experiment_by_name(name):
         return found.experiment_id
     location = None
-    if uri.startswith("sqlite:///"):
-        location = (Path(uri.removeprefix("sqlite:///")).resolve().parent / "mlartifacts" / name).as_uri()
+    if path := sqlite_path(uri):
+        location = (path.resolve().parent / "mlartifacts" / name).as_uri()
     try:
         # The kind makes the UI open in its training view instead of the one for chat applications.
         kind = {"mlflow.experimentKind": "custom_model_development"}

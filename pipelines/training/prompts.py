@@ -6,9 +6,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 
 from lingen.data.shard_index import ShardIndex
+from lingen.io.manifest import write_atomic
 from lingen.text.encoders import TextEncoderConfig, build_text_encoder
 from lingen.text.padding import pad_text
 
@@ -35,7 +36,7 @@ def write_prompts(path: Path, prompts: tuple[str, ...], text: Sequence[TextEncod
                 f"but these settings build {encoder.digest}; use the same package version and weights"
             )
         tensors[f"embedding.{i}"], tensors[f"mask.{i}"] = pad_text(encoder.encode(prompts))
-    save_file(tensors, path)
+    write_atomic(path, save(tensors))
 
 
 def read_prompts(path: Path) -> list[tuple[torch.Tensor, torch.Tensor]]:

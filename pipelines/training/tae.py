@@ -12,6 +12,7 @@ from typing import Any
 
 from data_prep.encode.pixels import PixelConfig, PixelSegment, write_pixels
 from data_prep.encode.segments import CLIPS, read_clips
+from data_prep.media.errors import INTERNAL
 from data_prep.ray_cluster import connect
 from lingen.io.manifest import (
     OutputFolder,
@@ -24,7 +25,7 @@ from lingen.io.manifest import (
 )
 from lingen.io.progress import Progress
 from lingen.tae.pretrained import load_tae, save_tae
-from lingen.train.observers.preemption import StopFile
+from lingen.train.observers.preemption import StopFile, clear_stop_file
 from lingen.train.tae import TAEFitConfig, TAEHooks, fit_tae
 from lingen.train.tae.crops import Segments
 from pipelines.cli import Preempted
@@ -87,6 +88,7 @@ def train_tae(config: TrainTAEConfig) -> dict[str, Any]:
         log.info("%s is finished; nothing to do", folder.path)
         return manifest
 
+    clear_stop_file(folder.path)  # run_workers does, but only after hours of decoding
     connect()
     segments, errors = write_pixels(read_clips(config.curated / CLIPS), folder.path / PIXELS, config.pixels)
     if not any(s.held_out for s in segments):
@@ -97,7 +99,13 @@ def train_tae(config: TrainTAEConfig) -> dict[str, Any]:
         raise Preempted(f"training is saved in {config.output}/checkpoints; the same command continues from there")
     report = {k.removeprefix("held_out/"): round(v, 3) for k, v in read_json(folder.path / REPORT).items()}
     return folder.publish(
-        {"tae": load_tae(folder.path).digest, "windows": len(segments), "unreadable": len(errors), "held_out": report},
+        {
+            "tae": load_tae(folder.path).digest,
+            "windows": len(segments),
+            "unreadable": len(errors),
+            "internal_errors": sum(row["reason"] == INTERNAL for row in errors),
+            "held_out": report,
+        },
         started,
     )
 

@@ -4,9 +4,12 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
+
+from data_prep.ray_cluster import private_folder
 
 ROOT = Path(__file__).parents[2]
 
@@ -20,23 +23,44 @@ print(json.dumps({"gcs": ray.get_runtime_context().gcs_address, "node": node, "n
 """
 
 WORKFLOW = f"""
-import json, os, subprocess, sys
+import json, os, subprocess, sys, urllib.error, urllib.request
+from pathlib import Path
 import psutil
 import ray
 from data_prep.ray_cluster import shared_cluster
+
+def post(port, token=None):
+    # as a neighbour on this machine would
+    headers = {{"Content-Type": "application/json"}} | ({{"Authorization": f"Bearer {{token}}"}} if token else {{}})
+    body = json.dumps({{"entrypoint": "true"}}).encode()
+    request = urllib.request.Request(f"http://127.0.0.1:{{port}}/api/job_agent/jobs/", body, headers)
+    try:
+        return urllib.request.urlopen(request, timeout=10).status
+    except urllib.error.HTTPError as error:
+        return error.code
+    except Exception:
+        return None  # it does not speak HTTP
+
 JOB = {JOB!r}
 with shared_cluster() as environment:
     run = [sys.executable, "-c", JOB]
     jobs = [json.loads(subprocess.check_output(run, env=os.environ | environment)) for _ in range(2)]
     family = [psutil.Process(), *psutil.Process().children(recursive=True)]
-    heard = [c.laddr.ip for p in family for c in p.net_connections("inet") if c.status == "LISTEN"]
-print(json.dumps({{"jobs": jobs, "heard": heard, "left": ray.is_initialized()}}))
+    listening = [c.laddr for p in family for c in p.net_connections("inet") if c.status == "LISTEN"]
+    posted = {{port: post(port) for port in {{address.port for address in listening}}}}
+    token = environment["RAY_AUTH_TOKEN"]
+    with_token = {{port: post(port, token) for port, code in posted.items() if code == 401}}
+    session = Path(ray._private.worker._global_node.get_session_dir_path())
+found = {{"jobs": jobs, "heard": [a.ip for a in listening], "posted": posted, "with_token": with_token}}
+found |= {{"session": str(session), "set": [n for n in os.environ if n.startswith("RAY_AUTH")]}}
+print(json.dumps(found | {{"left": ray.is_initialized()}}))
 """
 
 
 @pytest.mark.slow
-def test_jobs_share_one_cluster_that_only_this_machine_can_reach_and_that_ends():
-    environment = {k: v for k, v in os.environ.items() if not k.startswith("RAY_")} | {"PYTHONPATH": str(ROOT)}
+def test_jobs_share_one_cluster_that_only_this_user_can_reach_and_that_ends(tmp_path):
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("RAY_")}
+    environment |= {"PYTHONPATH": str(ROOT), "HOME": str(tmp_path)}
     found = json.loads(subprocess.check_output([sys.executable, "-c", WORKFLOW], env=environment))
     first, second = found["jobs"]
     assert first == second
@@ -44,7 +68,25 @@ def test_jobs_share_one_cluster_that_only_this_machine_can_reach_and_that_ends()
     assert first["gcs"].startswith("127.0.0.1:")
     assert len(found["heard"]) > 4, "Ray's servers are among the processes"
     assert {ip.removeprefix("::ffff:") for ip in found["heard"]} == {"127.0.0.1"}
+    assert 401 in found["posted"].values(), "the agent takes no job from a neighbour"
+    assert 200 not in found["posted"].values()
+    assert 200 in found["with_token"].values(), "the test posts to the right place"
+    assert not list(tmp_path.iterdir()), "no token is written into the home folder"
+    assert not found["set"], "the token does not stay in the process's environment"
+    folders = [p for p in Path(found["session"]).parents if p.name == f"ray-{os.getuid()}"]
+    assert [p.stat().st_mode & 0o777 for p in folders] == [0o700]
     assert not found["left"]
+
+
+def test_a_folder_that_somebody_else_made_is_not_used(tmp_path, monkeypatch):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    (tmp_path / "theirs").mkdir()
+    (tmp_path / f"ray-{os.getuid()}").symlink_to("theirs")
+    folder = private_folder()
+    assert folder.resolve() != tmp_path / "theirs"
+    assert folder.stat().st_mode & 0o777 == 0o700
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "theirs"))
+    assert private_folder() == private_folder() == tmp_path / "theirs" / f"ray-{os.getuid()}"
 
 
 def test_in_a_cluster_that_is_named_no_other_is_started():

@@ -27,7 +27,7 @@ from data_prep.media.errors import MediaError
 from data_prep.media.frames import read_frames
 from data_prep.media.probe import probe
 from lingen.data.shard_index import ShardIndex
-from lingen.data.shards import LATENT, list_shard, unpack_latent
+from lingen.data.shards import LATENT, read_shard, unpack_latent
 from lingen.tae.config import TAEConfig
 from lingen.tae.pretrained import load_tae
 from lingen.tae.tae import TAE
@@ -261,7 +261,7 @@ def test_long_segments_give_the_same_samples_piece_by_piece(
         rows |= {row["key"]: row for row in part["rows"]}
         errors += part["errors"]
         if part["rows"]:
-            for key, kind, data in list_shard(config.output / "latents" / shard.bucket / shard.name):
+            for key, kind, data in read_shard(config.output / "latents" / shard.bucket / shard.name):
                 rows[key][kind] = data
     assert {e["clip_id"].partition("-")[0][-1] for e in errors} == {"0", "1", "2"}, "the three unusable ones"
     assert {"file_missing", "content_changed"} < {e["reason"] for e in errors}

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 import lingen
+from lingen.io.manifest import foreign_in, read_claim
 
 pytestmark = pytest.mark.slow
 
@@ -145,6 +146,13 @@ def test_training_ends_in_a_video(out, latents, image_stage):
     with av.open(str(out / "v.mp4")) as container:
         assert sum(1 for _ in container.decode(video=0)) == 16
     assert lingen.load(out / "t2v").config.position_sizes[0] >= 2
+
+
+def test_every_file_that_the_jobs_write_is_declared(out, image_stage):
+    """Else --overwrite would move each folder aside, and make clean refuse it."""
+    claims = {path: claim["job"] for path in out.iterdir() if (claim := read_claim(path))}
+    assert {"curate", "train_tae", "encode", "train"} == set(claims.values())
+    assert {path.name: list(foreign_in(path, job)) for path, job in claims.items()} == {p.name: [] for p in claims}
 
 
 def test_a_checkpoint_of_other_latents_is_refused_by_name(out, latents, image_stage, tmp_path):

@@ -1,6 +1,6 @@
 """SIGTERM to a real jobs/train.py: saved, exit 75, and training goes on from there along the same curve.
 
-That the same command goes on is in tests/pipelines/test_survival.py; here the rest runs in this process.
+That the same command goes on is in tests/pipelines/training/test_stage_survival.py; here the rest runs in this process.
 """
 
 import dataclasses

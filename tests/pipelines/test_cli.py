@@ -1,10 +1,15 @@
+"""The command line: one line for the user's errors, tracebacks for bugs, exit codes, tables."""
+
 import dataclasses
 import json
+import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
+from lingen.io.manifest import OutputFolder, write_atomic
 from pipelines import cli
 
 
@@ -100,3 +105,119 @@ def test_table_aligns():
         "kept         3",
         "dropped     12",
     ]
+
+
+def test_usage_reports_are_off():
+    """Jobs switch MLflow's usage reports off before it is imported."""
+    code = (
+        "import pipelines.cli; pipelines.cli.quiet_libraries();"
+        "import mlflow.telemetry.utils as u; print(u.is_telemetry_disabled())"
+    )
+    env = {k: v for k, v in os.environ.items() if k not in ("MLFLOW_DISABLE_TELEMETRY", "DO_NOT_TRACK", "CI")}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=env)
+    assert done.stdout.strip() == "True", done.stderr
+
+
+def test_errors_and_tables_hide_secrets_and_terminal_escapes(monkeypatch, capsys):
+    def bad_setting(config):
+        raise ValueError(f"--input: {config.input} is not there")
+
+    _, err = run(monkeypatch, capsys, "--input", "s3://K:SECRET@b/\x1b[2Jx", job=bad_setting)
+    assert err == r"error: --input: s3://***@b/\x1b[2Jx is not there"
+    assert cli.table([("a\x1b[2J\nb", 1)]) == r"a\x1b[2J\nb  1"
+
+
+def test_logs_of_jobs_hide_secrets():
+    code = "from pipelines.cli import quiet_libraries; import logging; quiet_libraries();"
+    code += "logging.getLogger('jobs').info('at %s', 's3://K:SEC' + 'RET@b'); logging.getLogger('x').error('\\x1b[2J')"
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert ended.stderr.splitlines()[0].endswith(" at s3://***@b")
+    assert ended.stderr.splitlines()[1].endswith(r" \x1b[2J")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class FolderConfig:
+    """A job with an output folder."""
+
+    output: Path
+    """where it goes"""
+    input: str = ""
+    """what it reads"""
+    shards: Path | None = None
+    """what it reads, too"""
+    runs: tuple[Path, ...] = ()
+    """and these"""
+    overwrite: bool = False
+    """replace the folder"""
+
+
+def run_folder(monkeypatch, capsys, job, **flags):
+    words = [word for name, value in flags.items() for word in (f"--{name}", str(value)) if word != "True"]
+    monkeypatch.setattr("sys.argv", ["job", *words])
+    with pytest.raises(SystemExit) as stop:
+        cli.main(FolderConfig, job)
+    return stop.value.code, capsys.readouterr().err.strip()
+
+
+def write(config):
+    OutputFolder.open(config.output, "curate", {"input": config.input}, {}, overwrite=config.overwrite)
+
+
+def test_an_output_below_a_file_is_one_line(monkeypatch, capsys, tmp_path):
+    (tmp_path / "file").touch()
+    code, err = run_folder(monkeypatch, capsys, write, output=tmp_path / "file" / "out")
+    assert (code, len(err.splitlines())) == (2, 1)
+    assert err.startswith(f"error: --output: {tmp_path / 'file'}")
+
+
+@pytest.fixture
+def mounted(tmp_path):
+    """mounted(options): a small file system."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+
+    def mount(options):
+        command = ["mount", "-t", "tmpfs", "-o", options, "tmpfs", folder]
+        if subprocess.run(command, capture_output=True).returncode:
+            pytest.skip("mounting a file system takes root")
+        return folder
+
+    yield mount
+    subprocess.run(["umount", "-l", folder], check=False, capture_output=True)
+
+
+def test_a_read_only_output_is_one_line(monkeypatch, capsys, mounted):
+    folder = mounted("ro,size=1m")
+    code, err = run_folder(monkeypatch, capsys, write, output=folder / "out")
+    assert (code, len(err.splitlines())) == (2, 1)
+    assert err.startswith(f"error: --output: {folder / 'out'}: Read-only file system; choose another")
+
+
+def test_a_disk_that_fills_up_is_one_line_and_leaves_no_half_file(monkeypatch, capsys, mounted):
+    folder = mounted("size=1m")
+
+    def fill(config):
+        write(config)
+        for i in range(100):
+            write_atomic(config.output / f"{i}.json", b"x" * 100_000)
+
+    code, err = run_folder(monkeypatch, capsys, fill, output=folder / "out")
+    assert (code, len(err.splitlines())) == (1, 1)
+    assert "No space left on device; make room, and the same command continues" in err
+    sizes = {p.name: p.stat().st_size for p in (folder / "out").iterdir()}
+    assert set(sizes) > {"config.json", "0.json"}
+    assert {size for name, size in sizes.items() if name != "config.json"} == {100_000}
+
+
+def test_what_would_be_replaced_with_the_output_is_not_an_input(monkeypatch, capsys, tmp_path):
+    out, inside = tmp_path / "out", tmp_path / "out" / "runs"
+    inside.mkdir(parents=True)
+    (tmp_path / "link").symlink_to(out)
+    reached = []
+    for name, path in (("input", out), ("shards", inside), ("runs", tmp_path / "link" / "runs"), ("shards", out)):
+        code, err = run_folder(monkeypatch, capsys, reached.append, output=out, overwrite=True, **{name: path})
+        assert (code, reached) == (2, [])
+        assert err == f"error: --{name}: {path} is in --output {out}, which would be replaced; choose another"
+    for flags in ({"input": out}, {"input": tmp_path, "overwrite": True}, {"input": "s3://b", "overwrite": True}):
+        assert run_folder(monkeypatch, capsys, reached.append, output=out, **flags)[0] == 0
+    assert len(reached) == 3

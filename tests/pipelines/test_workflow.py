@@ -8,9 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from lingen.model.stages import STAGES, TUNING_STAGES
 from pipelines import workflow
-from pipelines.recipes import RECIPES, find_stage
 from pipelines.workflow import StepFailed, Workflow
 
 JOB = """
@@ -40,14 +38,15 @@ else:
 
 
 @pytest.fixture
-def jobs(tmp_path, monkeypatch):
-    """A checkout whose jobs only say that they were called."""
+def jobs(tmp_path, monkeypatch, store):
+    """A checkout whose jobs only note that they were called."""
     folder = tmp_path / "checkout" / "jobs"
     folder.mkdir(parents=True)
     for name in ("demo_clips", "curate", "train_tae", "encode", "train", "generate"):
         (folder / f"{name}.py").write_text(JOB)
     monkeypatch.setattr(workflow, "ROOT", folder.parent)
     monkeypatch.setenv("RAY_ADDRESS", "nowhere")  # they need no Ray
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", store)
     monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[2]))
     return folder
 
@@ -88,14 +87,14 @@ def test_a_failed_job_stops_the_rest_and_is_where_the_next_run_starts(tmp_path, 
     assert states == ["skipped"] * 3 + ["done"] * 8
 
 
-def test_a_killed_job_is_told_as_a_shell_tells_it(tmp_path, jobs):
+def test_a_killed_job_has_a_shells_exit_code(tmp_path, jobs):
     (jobs / "kill").touch()
     with pytest.raises(StepFailed, match="encode was killed by signal 9") as failure:
         Workflow("demo", tmp_path / "out").run()
     assert failure.value.code == 137
 
 
-def test_sigterm_is_passed_on_and_ends_with_75(tmp_path, jobs):
+def test_sigterm_is_forwarded_and_ends_with_75(tmp_path, jobs):
     out = tmp_path / "out"
     (jobs / "slow").touch()
 
@@ -108,6 +107,42 @@ def test_sigterm_is_passed_on_and_ends_with_75(tmp_path, jobs):
     with pytest.raises(StepFailed, match="encode ended with exit code 75") as failure:
         Workflow("demo", out).run()
     assert failure.value.code == 75
+
+
+def test_a_persons_files_survive_a_run_with_other_flags(tmp_path, jobs):
+    """The workflow adds --overwrite to each job: what it replaces is only what its jobs made."""
+    out, clips = tmp_path / "out", tmp_path / "clips.csv"
+    Workflow("demo", out).run()
+    (out / "curated" / "notes.txt").write_text("mine")
+    (out / "latents" / "latents").mkdir()
+    (out / "latents" / "latents" / "notes.txt").write_text("mine")
+    clips.write_text("uri\na.mp4\n")
+    Workflow("demo", out, clips=str(clips)).run()
+    (aside,) = out.glob("curated.replaced-*")
+    assert (aside / "notes.txt").read_text() == "mine"
+    assert not (out / "curated" / "notes.txt").exists()
+    assert (out / "latents" / "latents" / "notes.txt").exists(), "its key is as it was: nothing was to be replaced"
+
+
+def test_a_persons_video_of_the_same_name_is_moved_aside(tmp_path, jobs):
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "sample.mp4").write_text("mine")
+    Workflow("demo", out).run()
+    (aside,) = out.glob("sample.mp4.replaced-*")
+    assert (aside.read_text(), (out / "sample.mp4").read_text()) == ("mine", "video")
+    (jobs / "fail").touch()
+    clips = tmp_path / "clips.csv"
+    clips.write_text("uri\n")
+    Workflow("demo", out, quality=str(clips)).run()
+    assert list(out.glob("sample.mp4.replaced-*")) == [aside], "its own is replaced without a copy"
+
+
+@pytest.mark.parametrize("content", ["[1]", "{", '{"name": {"mine": 1}}'])
+def test_a_persons_pipeline_json_is_refused(tmp_path, content):
+    (tmp_path / "pipeline.json").write_text(content)
+    with pytest.raises(ValueError, match=r"--output: .*pipeline\.json is not from this workflow"):
+        Workflow("demo", tmp_path)
 
 
 def test_changed_clips_rerun_curation(tmp_path, jobs):
@@ -149,13 +184,7 @@ def test_a_reviewed_list_is_what_tuning_trains_on_and_an_edit_tunes_again(tmp_pa
     assert calls(out) == ["train"]
 
 
-def test_the_paper_recipe_is_the_papers_table():
-    paper = RECIPES["paper"]
-    assert [(s.name, s.fit.steps, s.fit.batch_size, s.frames) for s in paper.stages] == [
-        (s.name, s.steps, s.batch, s.frames) for s in (*STAGES, *TUNING_STAGES)
-    ]
-    assert {s.fit.image_ratio for s in paper.stages if not s.quality} == {"1:100"}
-    assert [s.quality for s in paper.stages] == [False] * 5 + [True] * 2
+def test_every_stage_of_the_paper_starts_from_the_one_before_and_tuning_from_its_own_length():
     steps = Workflow("paper", Path("out"), clips="s3://bucket/clips.csv").steps
     trained = {s.output.name: s for s in steps if s.job == "train"}
     starts = {
@@ -171,18 +200,3 @@ def test_the_paper_recipe_is_the_papers_table():
         "tune_512p_17s": "t2v_512p_17s",
         "tune_512p_68s": "t2v_512p_68s",
     }
-
-
-def test_the_demo_is_the_paper_in_miniature():
-    """The same five stages and tuning: images, short videos, larger, twice, four times as long."""
-    demo = RECIPES["demo"].stages
-    assert [s.frames > 1 for s in demo] == [s.frames > 1 for s in STAGES] + [True]
-    assert demo[1].resolution < demo[2].resolution == demo[3].resolution == demo[4].resolution
-    assert [s.frames // demo[1].frames for s in demo[1:]] == [1, 1, 2, 4, 4]
-    assert [s.quality for s in demo] == [False] * 5 + [True]
-
-
-def test_stages_are_found_by_name():
-    assert find_stage("demo_t2v_96p_2s")[0].name == "demo"
-    with pytest.raises(ValueError, match="--stage: t2v_1024p is unknown; the stages are demo_t2i_64p"):
-        find_stage("t2v_1024p")

@@ -29,6 +29,19 @@ def stop_file(output: Path) -> Path:
     return output / STOP_FILE
 
 
+def clear_stop_file(output: Path) -> Path:
+    """Remove the stop file that ended the run before this one. Returns where the next one will be.
+
+    Raises:
+        ValueError: something else has its name, so that nobody could ask training to stop.
+    """
+    path = stop_file(output)
+    if path.is_dir():
+        raise ValueError(f"--output: {path} is a folder, but a file of this name stops training; rename the folder")
+    path.unlink(missing_ok=True)
+    return path
+
+
 class StopFile:
     """Looks for the stop file, at most once in `every_s` seconds: it may be on a slow file server."""
 
@@ -40,7 +53,7 @@ class StopFile:
         if now < self._next:
             return Notice.NONE
         self._next = now + self._every
-        return Notice.STOP if self._path.exists() else Notice.NONE
+        return Notice.STOP if self._path.is_file() else Notice.NONE
 
 
 @contextlib.contextmanager

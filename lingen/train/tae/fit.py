@@ -92,7 +92,6 @@ def fit_tae(
         _SaveCheckpoints(config.checkpoint_every, checkpointer),
     ])  # fmt: skip
     trainer = TAETrainer(config, objective, ema, optimizer, Crops(config, videos, images), observers, device)
-    observers.start(start)
     if not trainer.run(start):
         return tae, {}, False
     if start >= config.steps:

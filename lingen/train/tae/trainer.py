@@ -36,7 +36,8 @@ class TAETrainer:
         self.parallel = DistributedDataParallel(objective) if dist.get_world_size() > 1 else objective
 
     def run(self, start: int) -> bool:
-        """Train from step `start` on. Returns False when an observer asked to stop before the last step."""
+        """Train from step `start` on. Returns False when asked to stop before the last step."""
+        self.observers.start(start)
         for number in range(start, self.config.steps):
             step = Step(number, last=number + 1 == self.config.steps)
             self.observers.before_step(step)
@@ -65,7 +66,7 @@ class TAETrainer:
         self.optimizer.zero_grad()
 
     def clip_gradients(self) -> float:
-        """Clip the gradients to norm 1. Returns the TAE's norm before it; nan when the discriminator's is not finite."""
+        """Clip the gradients to norm 1. Returns the TAE's norm before; nan when the discriminator's is not finite."""
         norm = nn.utils.clip_grad_norm_(self.objective.tae.parameters(), 1.0)
         if self.objective.discriminator is not None:
             norm = norm + 0 * nn.utils.clip_grad_norm_(self.objective.discriminator.parameters(), 1.0)

@@ -28,8 +28,36 @@ def test_the_first_reason_counts_and_every_stage_is_recorded(tmp_path):
     assert b[1]["score"] == pytest.approx(0.1)
 
 
-@pytest.mark.parametrize("harm", ["lost", "twice", "hidden"])
-def test_the_check_notices_clips_that_are_lost_doubled_or_contradicted(harm):
+def test_a_score_that_is_not_known_is_null(tmp_path):
+    ledger = Ledger(["a", "b"], [0, 1], ["u", "v"])
+    ledger.decide("min_motion", "keep", score=np.array([2.0, np.nan]), threshold=0.5)
+    ledger.write(tmp_path / "l.parquet", "h")
+    table = pq.read_table(tmp_path / "l.parquet")
+    assert table["score"].to_pylist() == [2.0, None, None, None]
+    assert table["threshold"].to_pylist() == [0.5, 0.5, None, None]
+
+
+def test_an_empty_ledger_is_written_and_holds(tmp_path):
+    Ledger([], [], []).write(tmp_path / "l.parquet", "h")
+    assert check(pq.read_table(tmp_path / "l.parquet")) == dict.fromkeys(("clips", "kept", "dropped", "errors"), 0)
+
+
+def test_the_check_counts_every_verdict():
+    ledger = pa.table({"clip_id": list("abc"), "stage": ["final"] * 3, "verdict": ["error", "keep", "drop"]})
+    stages = pa.table({"clip_id": list("aabc"), "stage": ["x", "y"] * 2, "verdict": ["error", "keep", "keep", "drop"]})
+    assert check(pa.concat_tables([stages, ledger])) == {"clips": 3, "kept": 1, "dropped": 1, "errors": 1}
+
+
+@pytest.mark.parametrize(
+    ("harm", "message"),
+    [
+        ("lost", "no final verdict"),
+        ("twice", "two final verdicts"),
+        ("hidden", "contradicts"),
+        ("dropped", "contradicts"),
+    ],
+)
+def test_the_check_notices_clips_that_are_lost_doubled_or_contradicted(harm, message):
     def row(clip, stage, verdict):
         return dict.fromkeys(SCHEMA.names) | {"clip_id": clip, "stage": stage, "verdict": verdict}
 
@@ -38,9 +66,11 @@ def test_the_check_notices_clips_that_are_lost_doubled_or_contradicted(harm):
         rows.pop()
     elif harm == "twice":
         rows.append(row("a", "final", "keep"))
-    else:
+    elif harm == "hidden":
         rows[-1]["verdict"] = "keep"
-    with pytest.raises(AssertionError):
+    else:
+        rows[1]["verdict"] = "drop"
+    with pytest.raises(AssertionError, match=message):
         check(pa.Table.from_pylist(rows, schema=SCHEMA))
 
 

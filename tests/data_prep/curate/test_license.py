@@ -30,6 +30,15 @@ def test_expressions(text, verdict, reason):
     assert (decision.verdict, decision.reason) == (verdict, reason)
 
 
+def test_expressions_of_up_to_500_characters_are_read():
+    text = "MIT AND " * 60 + "MIT"
+    padded = text + " AND LicenseRef-" + "x" * (500 - len(text) - len(" AND LicenseRef-"))
+    config = LicenseConfig(allow=("MIT", padded.rpartition(" ")[2]))
+    assert len(padded) == 500
+    assert decide(padded, config).verdict == "keep"
+    assert "too long" in decide(padded + "x", config).detail
+
+
 def test_deny_wins_over_allow_but_not_over_an_alternative():
     config = LicenseConfig(deny=("MIT",))
     assert decide("MIT", config).reason == "license_denied"

@@ -82,9 +82,28 @@ def test_embeddings_of_different_files_only(monkeypatch):
         assert near_duplicates_by_embedding(chain, np.arange(4), np.array([1, 3, 2, 5]), 0.97) == {2: 3, 0: 1}
 
 
-def test_bad_settings_name_their_flag():
-    with pytest.raises(ValueError, match=r"--duplicates\.max-bits"):
-        DuplicateConfig(max_bits=40)
+@pytest.mark.parametrize(
+    ("flag", "bad", "good"),
+    [("max-bits", (-1, 17), (0, 16, None)), ("min-cosine", (0, 1.01, -0.5), (0.01, 1, None))],
+)
+def test_bad_settings_name_their_flag_and_the_ends_of_the_range_are_good(flag, bad, good):
+    name = flag.replace("-", "_")
+    for value in bad:
+        with pytest.raises(ValueError, match=rf"--duplicates\.{flag}"):
+            DuplicateConfig(**{name: value})
+    for value in good:
+        assert getattr(DuplicateConfig(**{name: value}), name) == value
+
+
+def test_of_equally_large_pictures_the_technically_best_stays_and_size_counts_first(make):
+    still = {"hashes": [0x0123456789ABCDEF], "contrasts": [0.2]}
+    sizes = [(360.0, 4.0), (360.0, 6.0), (360.0, 5.0)]
+    made = make(*(still | {"short_side": side, "technical": t} for side, t in sizes))
+    drop_near_duplicates(made.found, made.ledger, DuplicateConfig())
+    assert made.ledger.reason.tolist() == ["near_duplicate", "", "near_duplicate"]
+    made = make(still | {"short_side": 1.0, "technical": 9.0}, still | {"short_side": 2.0, "technical": 1.0})
+    drop_near_duplicates(made.found, made.ledger, DuplicateConfig())
+    assert made.ledger.reason.tolist() == ["near_duplicate", ""]
 
 
 def test_the_largest_picture_stays_and_images_are_compared_with_images_alone(make):

@@ -1,8 +1,10 @@
+import dataclasses
+
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from data_prep.curate.result import CurationResult, summarise
+from data_prep.curate.result import CurationResult, Summary, summarise
 from data_prep.measure.run import Measured
 
 
@@ -29,6 +31,22 @@ def test_the_summary_counts_clips_and_hours(result):
     assert summary.licenses == {"MIT": 2}
     rows = dict(summary.rows())
     assert (rows["files read"], rows["start s"], rows["  still"]) == (3, 0.5, 1)
+
+
+def test_bugs_of_ours_are_counted_apart_from_the_errors_of_files(make):
+    failed = {"stage": "read", "verdict": "error"}
+    made = make({}, failed | {"reason": "truncated"}, failed | {"reason": "internal_error"})
+    summary = summarise(CurationResult(made.found, made.ledger, [], None, []), 3, Measured(None, {}, None, None), 1.0)
+    assert (summary.errors, summary.internal_errors) == (2, 1)
+    assert summary.inputs == summary.kept + summary.dropped + summary.errors
+    assert dict(summary.rows())["internal errors"] == 1
+
+
+def test_a_summary_of_earlier_versions_is_still_read(result):
+    summary = summarise(result, 7, Measured(None, {}, None, None), 2.0)
+    earlier = dataclasses.asdict(summary)
+    del earlier["internal_errors"]
+    assert Summary(**earlier) == summary
 
 
 def test_the_tables_have_every_span_once(result, tmp_path):

@@ -3,6 +3,7 @@ import pytest
 
 from data_prep.curate.scores import SCORES
 from data_prep.curate.thresholds import (
+    REASONS,
     SCORE_OF,
     CaptionConfig,
     FilterConfig,
@@ -39,10 +40,21 @@ def test_percentiles_are_of_the_clips_that_have_the_score():
     assert resolve("p50", np.array([1.0, 3.0])) == 2.0
 
 
-def test_none_switches_a_rule_off():
-    assert not any(
-        r.rule == "min_motion" for r in apply_thresholds(scores(motion=[0.0]), FilterConfig(min_motion=None))
-    )
+def test_a_score_on_the_limit_passes():
+    rules = apply_thresholds(scores(motion=[0.5, 60.0]), FilterConfig(min_motion=0.5, max_motion=60.0))
+    assert outcome(rules, "min_motion").passed.all()
+    assert outcome(rules, "max_motion").passed.all()
+
+
+def test_a_percentile_of_no_scores_drops_nothing():
+    rule = outcome(apply_thresholds(scores(motion=[NAN, NAN]), FilterConfig(min_motion="p25")), "min_motion")
+    assert rule.threshold == 0
+    assert rule.passed.all()
+
+
+def test_none_switches_a_rule_off_and_no_other():
+    rules = {r.rule for r in apply_thresholds(scores(motion=[0.0]), FilterConfig(min_motion=None, min_aesthetic=4.5))}
+    assert rules == set(REASONS) - {"min_motion"}
 
 
 def test_every_rule_has_a_score():

@@ -3,13 +3,13 @@
 import shutil
 from types import SimpleNamespace
 
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 import torch
 
 from data_prep.encode import job, retext, texts
-from data_prep.encode.job import ERROR_COLUMNS, index_digests
+from data_prep.encode.error_table import ERROR_COLUMNS, write_errors
+from data_prep.encode.job import index_digests
+from data_prep.encode.pool import collect
 from data_prep.encode.segments import cut_segments
 from data_prep.encode.summary import BucketSummary, EncodeSummary, summarize_stages
 from data_prep.ray_cluster import shared_cluster
@@ -68,7 +68,7 @@ def without_ray(monkeypatch, tally):
         progress.close()
         built = worker(settings, tally) if tasks else None
         tasks_run.extend(tasks)
-        return [built(task) for task in tasks]
+        return collect(built(task) for task in tasks)
 
     for module in (job, texts):
         monkeypatch.setattr(module, "run_shards", run_shards)
@@ -110,7 +110,7 @@ def _encoded_once(tmp_path_factory, small_tae):
     errors = [
         dict.fromkeys(ERROR_COLUMNS, "") | {"clip_id": f"{i:016x}-0-1000", "reason": "truncated"} for i in (2, 99)
     ]
-    pq.write_table(pa.Table.from_pylist(errors), folder / "errors.parquet")
+    write_errors(folder, errors)
     buckets = [
         BucketSummary.from_rows(path.parent.name, 64, read_index(path)[0].to_pylist())
         for path in sorted(folder.glob(f"latents/*/{INDEX}"))

@@ -5,8 +5,7 @@ import pytest
 
 from data_prep.encode import pixels
 from data_prep.encode.pixels import PixelConfig, write_pixels
-from data_prep.encode.segment_frames import error_row
-from data_prep.media.errors import MediaError
+from data_prep.media.errors import IN_A_ROW, MediaError, OurBug
 from lingen.io.manifest import read_json
 
 CONFIG = PixelConfig(resolution=64, frames=32, windows_per_clip=2, held_out=0.3)
@@ -27,12 +26,11 @@ def read(monkeypatch):
     """The keys that were decoded; frames are filled with the segment's start."""
     keys = []
 
-    def read_segments(segments, errors, num_cpus, timeout_s):
+    def read_segments(segments, num_cpus, timeout_s):
         for s in segments:
             keys.append(s.key)
             if s.provenance.source == "source 7" and s.bucket.startswith("video"):
-                errors.append(error_row(s, MediaError("truncated", "cut off")))
-                yield s, None
+                yield s, MediaError("truncated", "cut off")
             else:
                 yield s, np.full((len(s.times_s), 48, 80, 3), int(s.start_s), np.uint8)
 
@@ -84,3 +82,34 @@ def test_settings_and_clips_that_give_nothing_are_refused(make_clip, tmp_path):
     message = "--curated: no clip yields a segment of 32 frames at 64p (1 shorter than 2 s); change --pixels.frames"
     with pytest.raises(ValueError, match=re.escape(message)):
         write_pixels([make_clip("a", 1.0)], tmp_path, CONFIG)
+
+
+def test_clips_of_which_none_can_be_read_are_refused(clips, monkeypatch, tmp_path):
+    def read_segments(segments, num_cpus, timeout_s):
+        for s in segments:
+            yield s, MediaError("truncated", "cut off")
+
+    monkeypatch.setattr(pixels, "read_segments", read_segments)
+    message = "--curated: none of 24 segments could be read, the first because of truncated: cut off"
+    with pytest.raises(ValueError, match=message):
+        write_pixels(clips, tmp_path, CONFIG)
+    assert not (tmp_path / "index.json").exists()
+
+
+def test_internal_errors_are_rows_but_many_in_a_row_are_our_bug(make_clip, monkeypatch, tmp_path):
+    broken = set(range(3, 3 + IN_A_ROW - 1))
+
+    def read_segments(segments, num_cpus, timeout_s):
+        for s in segments:
+            error = MediaError("internal_error", "KeyError: 0 (probe.py:7)")
+            bad = int(s.content_hash[:16], 16) in broken
+            yield s, error if bad else np.zeros((len(s.times_s), 48, 80, 3), np.uint8)
+
+    monkeypatch.setattr(pixels, "read_segments", read_segments)
+    clips = [make_clip(f"{i:016x}-0-5000", 5.0) for i in range(30)]
+    segments, errors = write_pixels(clips, tmp_path / "a", CONFIG)
+    assert (len(segments), len(errors)) == (2 * 11, 2 * (IN_A_ROW - 1))
+    assert errors[0]["detail"].startswith("KeyError: 0 (probe.py:7); replay: python -m data_prep.encode.replay frames")
+    broken.add(IN_A_ROW + 2)
+    with pytest.raises(OurBug, match="20 different files in a row"):
+        write_pixels(clips, tmp_path / "b", CONFIG)

@@ -6,7 +6,8 @@ from types import SimpleNamespace
 import pytest
 
 from data_prep.encode import pool
-from data_prep.encode.pool import EncodeWorkers, Tally, pool_size, run_shards, torch_threads
+from data_prep.encode.pool import EncodeWorkers, Tally, collect, pool_size, run_shards, torch_threads
+from data_prep.media.errors import OurBug
 from lingen.io.progress import Progress
 
 
@@ -65,3 +66,17 @@ def test_units_counted_after_the_last_look_are_in_the_progress_line(monkeypatch)
     stop.set()
     pool._watch(handle, progress, stop)
     assert progress.done == 5
+
+
+def test_the_first_worker_that_says_stop_ends_the_wait_for_the_others():
+    waited = []
+
+    def results():
+        for i in range(4):
+            waited.append(i)
+            yield {"samples": i, "stop": "a bug of ours" if i == 2 else ""}
+
+    with pytest.raises(OurBug, match="a bug of ours"):
+        collect(results())
+    assert waited == [0, 1, 2]
+    assert collect([{"samples": 3, "stop": ""}]) == [{"samples": 3, "stop": ""}]

@@ -7,6 +7,7 @@ import torch
 from data_prep.encode import show
 from lingen.data.index_file import INDEX
 from lingen.data.shard_index import ShardIndex
+from lingen.data.shards import LATENT, METADATA, ShardWriter
 
 
 @pytest.fixture
@@ -56,7 +57,7 @@ def test_the_first_samples_of_an_index_come_from_its_first_shards(encoded, video
 
 
 def test_a_sample_is_described_and_an_unknown_key_refused(encoded, video):
-    bucket, row = show.find_key(ShardIndex.open(encoded), video.key(4))
+    (_, (bucket, row)) = show.find_key(ShardIndex.open(encoded), video.key(4))
     text = "\n".join(show.show_sample(bucket, row))
     latent = bucket.read(row)[0].float()
     for expected in (video.key(4), "caption: caption 4", f"mean {latent.mean():.3f}, std {latent.std():.3f}"):
@@ -81,3 +82,24 @@ def test_a_contact_sheet_has_at_most_four_rows_evenly_spaced_in_time():
     assert sheet.shape == (4 * 6 + 3 * 2, 3 * 10 + 2 * 2, 3)
     assert (sheet[0, 0, 0], sheet[-1, -1, 0]) == (0, 99)
     assert show.contact_sheet(frames[:2]).shape == (6, 2 * 10 + 2, 3)
+
+
+def test_a_key_in_two_buckets_is_found_in_both(encoded, video):
+    index = ShardIndex.open(encoded)
+    found = show.find_key(index, video.key(4))
+    assert [(bucket.bucket.name, row) for bucket, row in found] == [("image_64x64", 4), ("video_48x80_17f", 4)]
+    assert [bucket.bucket.name for bucket, _ in show.find_key(index, index.buckets["image_64x64"].key(8))] == [
+        "image_64x64"
+    ]
+
+
+def test_damaged_members_are_told_and_not_decoded(tmp_path):
+    path = tmp_path / "000000.tar"
+    with ShardWriter(path) as tar:
+        tar.add("a_w0000", LATENT, b"noise")
+        tar.add("a_w0000", METADATA, b"[]")
+    text = "\n".join(show.show_shard(path, limit=5))
+    assert "a_w0000.latent.safetensors  not a safetensors file" in text
+    assert "a_w0000.json  not the metadata of a sample" in text
+    with pytest.raises(ValueError, match=re.escape(f"{path}: a_w0000: not a safetensors file")):
+        show.first_samples(path, 1)

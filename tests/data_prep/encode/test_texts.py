@@ -1,11 +1,16 @@
 import shutil
 
+import pytest
 import torch
 
+from data_prep.encode import texts
+from data_prep.encode.error_table import ERROR_COLUMNS
 from data_prep.encode.parts import is_done
 from data_prep.encode.pool import EncodeWorkers
 from data_prep.encode.texts import text_tree, write_text
+from data_prep.media.errors import OurBug
 from lingen.data.shard_index import ShardIndex
+from lingen.data.shards import DamagedSample
 from lingen.text.encoders import TextEncoderConfig, build_text_encoder
 
 BUCKETS = ["image_64x64", "video_48x80_17f"]
@@ -13,7 +18,7 @@ ENCODER = TextEncoderConfig(model="lingen-tiny", seed=7)
 
 
 def write(folder, name="lingen-tiny"):
-    write_text(folder, BUCKETS, name, ENCODER, "float32", EncodeWorkers())
+    return write_text(folder, BUCKETS, name, ENCODER, "float32", EncodeWorkers())
 
 
 def test_every_text_is_of_its_own_caption_in_the_order_of_the_latents(encoded, without_ray, tally):
@@ -39,3 +44,79 @@ def test_shards_that_a_killed_run_finished_are_not_embedded_again(encoded, witho
     write(encoded, "new")
     assert [(task["bucket"], task["shard"]) for task in without_ray[5:]] == [(BUCKETS[0], f"{part.stem}.tar")]
     assert (encoded / text_tree("new") / BUCKETS[0] / "index.parquet").read_bytes() == index
+
+
+class Choosy:
+    """An encoder that raises for captions with certain words."""
+
+    def __init__(self, *words):
+        self.inner, self.words = build_text_encoder(ENCODER), words
+        self.name, self.digest, self.dim = self.inner.name, self.inner.digest, self.inner.dim
+
+    def encode(self, captions):
+        found = [tokens_LD.clone() for tokens_LD in self.inner.encode(captions)]
+        for caption, tokens_LD in zip(captions, found):
+            if caption in self.words:
+                raise UnicodeEncodeError("utf-8", caption, 0, 1, "surrogates not allowed")
+            if caption == "caption 5":
+                tokens_LD[0, 0] = torch.inf
+        return found
+
+
+@pytest.fixture
+def choosy(monkeypatch):
+    """choosy(*captions): the encoder cannot take these."""
+    return lambda *words: monkeypatch.setattr(texts, "build_text_encoder", lambda config, device: Choosy(*words))
+
+
+def test_a_caption_that_the_encoder_cannot_take_is_embedded_as_an_empty_one(encoded, without_ray, choosy):
+    choosy("caption 2")
+    rows = write(encoded, "new")
+    index = ShardIndex.open(encoded)
+    assert [(row["bucket"], row["key"][15], row["reason"]) for row in rows] == [
+        ("image_64x64", "2", "internal_error"),
+        ("image_64x64", "5", "not_finite"),
+        ("video_48x80_17f", "2", "internal_error"),
+        ("video_48x80_17f", "5", "not_finite"),
+    ]
+    assert rows[0]["detail"].startswith("embedded as an empty caption: UnicodeEncodeError: ")
+    assert rows[1]["detail"].startswith("embedded as an empty caption: a value is not finite")
+    assert set(rows[0]) == set(ERROR_COLUMNS)
+    empty, second, sixth = build_text_encoder(ENCODER).encode(["", "caption 1", "caption 6"])
+    for bucket in index.buckets.values():
+        tokens = [text[index.text_format.index(_form(index, "new"))] for _, text in map(bucket.read, range(6))]
+        assert torch.allclose(tokens[1], second, atol=1e-5)
+        for row in (2, 5):
+            assert torch.allclose(tokens[row], empty, atol=1e-5)
+    assert torch.allclose(index.buckets["image_64x64"].read(6)[1][1], sixth, atol=1e-5)
+
+
+def _form(index, name):
+    return next(form for form in index.text_format if form.name == name)
+
+
+def test_an_encoder_that_takes_nothing_ends_the_job(encoded, without_ray, choosy):
+    choosy("caption 2", "")
+    with pytest.raises(UnicodeEncodeError):
+        write(encoded, "new")
+    assert not (encoded / "text" / "new" / BUCKETS[0] / "index.parquet").exists()
+
+
+def test_many_captions_in_a_row_are_our_bug(encoded, without_ray, choosy, monkeypatch):
+    monkeypatch.setattr("data_prep.media.errors.IN_A_ROW", 3)
+    choosy("caption 2", "caption 3", "caption 8")  # a shard without any lies between
+    write(encoded, "not in a row")
+    choosy("caption 4", "caption 5", "caption 6")
+    with pytest.raises(OurBug, match=r"3 different files in a row.*embedded as an empty caption: UnicodeEncodeError"):
+        write(encoded, "new")
+
+
+def test_damaged_metadata_are_not_embedded(encoded, without_ray):
+    bucket = ShardIndex.open(encoded).buckets[BUCKETS[0]]
+    row = bucket.table.to_pylist()[1]
+    tar = encoded / "latents" / BUCKETS[0] / row["shard"]
+    data = bytearray(tar.read_bytes())
+    data[row["metadata_offset"] + 20] ^= 1
+    tar.write_bytes(data)
+    with pytest.raises(DamagedSample, match="checksum differs"):
+        write(encoded, "new")

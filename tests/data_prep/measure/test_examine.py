@@ -1,5 +1,6 @@
 """Whole examinations, and the parts without a separate module."""
 
+import io
 import json
 import subprocess
 import sys
@@ -9,8 +10,9 @@ import cv2
 import numpy as np
 import pyarrow as pa
 import pytest
+from PIL import Image
 
-from data_prep.measure.examine import SCHEMA, STAGES, ExamineConfig, black_bars, examine, perceptual_hash
+from data_prep.measure.examine import SCHEMA, STAGES, ExamineConfig, black_bars, encode_jpeg, examine, perceptual_hash
 from data_prep.media.errors import MediaError
 from data_prep.media.frames import read_image
 
@@ -63,6 +65,22 @@ def test_perceptual_hash_ignores_size_and_light_but_not_content(clips):
     assert apart(owl, cv2.resize(owl, None, fx=0.5, fy=0.5, interpolation=cv2.INTER_AREA)) <= 2
     assert apart(owl, (owl * 0.7).astype(np.uint8)) <= 4
     assert apart(owl, parrot) > 12
+
+
+@pytest.mark.parametrize(("size", "stored"), [((16, 70_000), (15, 65_500)), ((70_000, 16), (65_500, 15))])
+def test_a_strip_that_is_too_long_for_jpeg_has_a_still_too(tmp_path, size, stored):
+    path = tmp_path / "strip.png"
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (size[1], size[0], 3), np.uint8)).save(path)
+    row, (jpeg,) = examine(str(path), ExamineConfig())
+    assert (row["width"], row["height"]) == size
+    with Image.open(io.BytesIO(jpeg)) as still:
+        still.load()
+        assert still.size == stored
+
+
+def test_a_still_that_fits_is_stored_as_it_is():
+    rgb = np.random.default_rng(0).integers(0, 256, (2, 65_500, 3), np.uint8)
+    assert cv2.imdecode(np.frombuffer(encode_jpeg(rgb), np.uint8), cv2.IMREAD_COLOR).shape == rgb.shape
 
 
 @pytest.mark.parametrize("orientation", [(1, 0, 0, 1), (-1, 0, 0, -1), (0, 1, -1, 0)])

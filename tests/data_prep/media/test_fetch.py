@@ -5,7 +5,7 @@ import ray
 
 from data_prep.curate.job import CurateConfig, curate
 from data_prep.media.errors import MediaError
-from data_prep.media.fetch import content_hash, local_copy, stamp
+from data_prep.media.fetch import content_hash, file_of, is_remote, local_copy, local_path, stamp
 from data_prep.sources.manifest import SourceConfig, read_source
 
 
@@ -62,3 +62,41 @@ def test_content_names_a_clip_wherever_it_is(clips, tmp_path):
     (tmp_path / "other name.bin").write_bytes(path.read_bytes())
     assert content_hash(str(path)) == content_hash(str(tmp_path / "other name.bin"))
     assert stamp(str(path)) != stamp(str(tmp_path / "other name.bin"))
+
+
+def refusal(uri, **options):
+    with pytest.raises(MediaError) as error, local_copy(str(uri), **options):
+        pass
+    return error.value.reason
+
+
+def test_one_size_limit_for_files_wherever_they_are(tmp_path):
+    path = tmp_path / "a.tar"
+    path.write_bytes(b"x" * 2048)
+    limit = 1000 / 2**30
+    assert refusal(path, max_gb=limit) == "too_large"
+    assert refusal(f"{path}#0+1500.mp4", max_gb=limit) == "too_large"
+    with local_copy(f"{path}#1024+1000.mp4", max_gb=limit) as copy:
+        assert os.path.getsize(copy) == 1000
+    os.truncate(path, 2 << 40)  # holes: hashing them would take hours
+    assert refusal(path) == "too_large"
+
+
+@pytest.mark.parametrize(
+    "uri", ["s3://b/x?endpoint_override=HOST&scheme=http", "s3://b/x.tar?endpoint_override=HOST#0+9.mp4"]
+)
+def test_uris_from_data_name_a_place_and_nothing_else(uri, stranger):
+    uri = uri.replace("HOST", stranger.address)
+    assert refusal(uri) == "unsafe_uri"
+    assert stamp(uri) == ""
+    assert stranger.requests == []
+
+
+def test_members_and_schemes_are_told_by_exact_forms():
+    assert file_of("s3://b/x.tar#0+9.mp4") == "s3://b/x.tar"
+    assert file_of("/a/x.tar#512+77") == "/a/x.tar"
+    for uri in ("x.tar#-5+9.mp4", "x.tar#0+9", "x.tar#0+99999999999999999999.mp4", "x.zip#0+9", "x.tar#٣+9"):
+        assert file_of(uri) == (uri if uri != "x.tar#0+9" else "x.tar")
+    assert all(map(is_remote, ("s3://b/x", "S3://b/x", "https://[", "a+b.c-1://x")))
+    assert not any(map(is_remote, ("/a/b://c", "file:///x", "FILE:///x", "a/b", "://x", "1s://x")))
+    assert local_path("file:///a/b") == local_path("/a/b") == "/a/b"

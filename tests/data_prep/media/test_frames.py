@@ -1,9 +1,14 @@
+import dataclasses
+import shutil
+import struct
+
 import av
 import numpy as np
 import pytest
 from PIL import Image
 
 from data_prep.media import frames
+from data_prep.media.errors import MediaError
 from data_prep.media.frames import read_frames, read_image, shown_index
 from data_prep.media.probe import probe
 
@@ -56,6 +61,15 @@ def test_seeking_and_reading_on_agree_and_so_does_decord(clips):
         assert np.abs(by_decord[row].astype(int) - in_order[i]).mean() < 4  # another scaler, the same frame
 
 
+def test_a_file_that_seeks_to_an_earlier_key_frame_than_asked_for_comes_to_an_end(clips):
+    """Its edit list shifts the key frames: the one before 2.05 s at 1.67 s is never where a seek leads."""
+    path = clips / "odd" / "media_sample_edit_list.mp4"
+    known = probe(path)
+    picked = read_frames(path, [0.26, 0.9, 2.05], (64, 36), known=known)
+    in_order = read_frames(path, known.times_s, (64, 36), known=known)
+    assert np.array_equal(picked, in_order[shown_index(known.times_s, [0.26, 0.9, 2.05])])
+
+
 @pytest.mark.parametrize(
     "name", ["videos/media_hdr10-av1.mp4", "videos/assets-for-api-docs_rotated_nail0.ts", "odd/mediabunny_sar_2x1.mp4"]
 )
@@ -65,6 +79,47 @@ def test_decord_is_not_used_for_what_it_gets_wrong(clips, name):
     out = np.empty((1, 32, 32, 3), np.uint8)
     assert not frames._read_decord(path, known, np.array([3]), out, "crop")
     assert read_frames(path, [0.1], (32, 32)).std() > 5
+
+
+def test_a_file_that_two_readers_take_for_two_videos_is_read_as_it_was_judged(tmp_path, numbered_video):
+    """An HLS playlist whose first four bytes, as the size of a box, lead to an mp4: decord would open the playlist."""
+    other = numbered_video(tmp_path / "other.ts", range(0, 480, 40), codec="mpeg2video", rate=25)
+    data = bytearray(numbered_video(tmp_path / "a.mp4", range(0, 480, 40), g=1).read_bytes())
+    size = int.from_bytes(b"#EXT", "big")
+    at = data.find(b"stco")
+    for k in range(struct.unpack_from(">I", data, at + 8)[0]):
+        (offset,) = struct.unpack_from(">I", data, at + 12 + 4 * k)
+        struct.pack_into(">I", data, at + 12 + 4 * k, offset + size)
+    path = tmp_path / "both.mp4"
+    with path.open("wb") as file:
+        file.write(f"#EXTM3U\n#EXT-X-TARGETDURATION:3\n#EXTINF:3,\n{other}\n#EXT-X-ENDLIST\n".encode())
+        file.truncate(size)  # a hole, no disk is used
+        file.seek(size)
+        file.write(data)
+    known = probe(path)
+    assert known.container == "mov"
+    out = np.empty((1, 32, 32, 3), np.uint8)
+    assert not frames._read_decord(str(path), known, np.array([3]), out, "crop")
+    assert numbers(read_frames(path, known.times_s, (32, 32))) == list(range(12))
+
+
+def test_decord_opens_files_whatever_their_name(clips, tmp_path):
+    for name in ("50%d.jpg", "playlist.m3u8", "concat:a|b.mp4"):  # names that make an FFmpeg open something else
+        path = tmp_path / name
+        shutil.copy(clips / "videos" / "learning-area_frog.mp4", path)
+        known = probe(clips / "videos" / "learning-area_frog.mp4")
+        out = np.empty((1, 48, 80, 3), np.uint8)
+        assert frames._read_decord(str(path), known, np.array([3]), out, "crop")
+
+
+def test_decord_is_not_believed_where_it_sees_another_first_frame(clips):
+    path = str(clips / "videos" / "learning-area_frog.mp4")
+    known = probe(path)
+    out = np.empty((1, 48, 80, 3), np.uint8)
+    assert frames._read_decord(path, known, np.array([3]), out, "crop")
+    for first in (255 - known.first, None):
+        doubted = dataclasses.replace(known, first=first)
+        assert not frames._read_decord(path, doubted, np.array([3]), out, "crop")
 
 
 @pytest.mark.parametrize(
@@ -161,6 +216,14 @@ def test_photograph_modes_become_rgb(tmp_path, mode):
     assert rgb.shape == (64, 64, 3)
     assert rgb[:, -8:].mean() > 200
     assert rgb[:, :8].mean() < 60
+
+
+@pytest.mark.parametrize(("mode", "transparency"), [("La", None), ("L", b"\0\1"), ("P", (1, 2, 3))])
+def test_what_cannot_become_rgb_refuses_the_photograph(mode, transparency):
+    image = Image.new(mode, (64, 64))
+    image.info = {"transparency": transparency} if transparency else {}
+    with pytest.raises(MediaError, match="undecodable"):
+        frames.to_rgb(image)
 
 
 def test_transparent_parts_are_white_and_exif_turns(tmp_path):

@@ -1,14 +1,18 @@
+import io
+import os
 import struct
 import subprocess
 import zlib
+from fractions import Fraction
 
 import av
 import numpy as np
 import pytest
+from PIL import Image
 
 from data_prep.media.errors import MediaError
 from data_prep.media.frames import read_frames
-from data_prep.media.probe import probe
+from data_prep.media.probe import open_image, probe
 
 # The odd files that must be refused, with the reason; all others must be accepted.
 ODD = {
@@ -122,3 +126,93 @@ def test_decompression_bomb_is_refused_before_decoding(tmp_path):
     )
     with pytest.raises(MediaError, match="too_large"):
         probe(path)
+
+
+def photograph(exif, kind="JPEG"):
+    """A wide photograph as bytes."""
+    out = io.BytesIO()
+    wide = np.tile(np.arange(64, dtype=np.uint8) * 4, (32, 1))
+    Image.fromarray(wide).convert("RGB").save(out, kind, exif=exif)
+    return out.getvalue()
+
+
+def exif(*entries, tail=b""):
+    """EXIF data with these entries of the first directory: (tag, type, count, value or offset)."""
+    directory = b"".join(struct.pack("<HHI4s", *entry) for entry in entries)
+    return b"Exif\0\0II*\0\x08\0\0\0" + struct.pack("<H", len(entries)) + directory + bytes(4) + tail
+
+
+TURNED = (0x0112, 3, 1, b"\6\0\0\0")
+
+
+@pytest.mark.parametrize(
+    ("data", "size"),
+    [
+        (exif(TURNED), (32, 64)),
+        (exif((0x0112, 2, 2, b"6\0\0\0")), (64, 32)),  # text: '>=' not supported between 'str' and 'int'
+        (exif((0x0112, 3, 1, b"\x63\0\0\0")), (64, 32)),
+        (exif(TURNED, (0x0100, 2, 3, b"a\0\0\0"), (0x0102, 3, 0, b"abcd")), (32, 64)),  # struct.error on writing it
+        (b"Exif\0\0II*\0\x08\0", (64, 32)),
+        (b"Exif\0\0" + b"\xff" * 40, (64, 32)),
+    ],
+)
+def test_damaged_exif_does_not_cost_the_picture(tmp_path, data, size):
+    path = tmp_path / "a.jpg"
+    path.write_bytes(photograph(data))
+    known = probe(path)
+    assert (known.width, known.height) == size
+    assert open_image(str(path))[0].size == size
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "TIFF", "AVIF"])
+def test_a_photograph_is_as_high_as_it_is_shown(tmp_path, kind):
+    turned = Image.Exif()
+    turned[0x0112] = 6
+    path = tmp_path / f"a.{kind.lower()}"
+    path.write_bytes(photograph(turned, kind))
+    image, size = open_image(str(path))
+    assert image.size[::-1] == size == (64, 32)
+
+
+def test_whatever_a_reader_of_photographs_raises_refuses_the_file(tmp_path):
+    whole = photograph(b"", "AVIF")
+    outcomes = set()
+    for at in (81, 115, 209, 241):  # RuntimeError: four kinds
+        path = tmp_path / "a.avif"
+        path.write_bytes(whole[:at] + b"\xff" + whole[at + 1 :])
+        try:
+            outcomes.add(probe(path).codec)
+        except MediaError as error:
+            outcomes.add(error.reason)
+    assert "undecodable" in outcomes
+    assert outcomes <= {"undecodable", "avif", "too_small", "unknown_format"}
+
+
+def test_side_data_that_pyav_does_not_know_does_not_hide_the_rest(tmp_path):
+    """FFmpeg attaches the EXIF of a frame, like the views of a spatial video; PyAV has no name for either."""
+    turned = Image.Exif()
+    turned[0x0112] = 5  # mirrored, too
+    path = tmp_path / "a.mov"
+    with av.open(str(path), "w") as out:
+        stream = out.add_stream("mjpeg", rate=10)
+        stream.width, stream.height, stream.pix_fmt = 64, 32, "yuvj420p"
+        for i in range(3):
+            packet = av.Packet(photograph(turned))
+            packet.stream, packet.pts, packet.dts, packet.time_base = stream, i, i, Fraction(1, 10)
+            out.mux(packet)
+    with av.open(str(path)) as container:
+        kinds = [data.type.value for data in next(container.decode(video=0)).side_data]
+    assert not set(kinds) <= set(range(28))
+    known = probe(path)
+    assert (known.width, known.height, known.orientation) == (32, 64, (0, 1, 1, 0))
+    brightness = read_frames(path, [0.1], (64, 32))[0].mean((1, 2))
+    assert brightness[-8:].mean() > 200 > 40 > brightness[:8].mean()  # from left to right as stored
+
+
+@pytest.mark.parametrize("path", ["/dev/zero", "/proc/kmsg", "pipe.mp4"])
+def test_what_is_no_file_is_not_opened(tmp_path, path):
+    if path == "pipe.mp4":
+        os.mkfifo(tmp_path / path)
+    with pytest.raises(MediaError) as error:
+        probe(tmp_path / path)
+    assert error.value.reason == "not_a_file"

@@ -3,6 +3,7 @@
 import logging
 import subprocess
 import sys
+import threading
 from itertools import islice
 
 import pytest
@@ -103,6 +104,42 @@ def test_read_ahead_is_bounded_in_bytes(make_shards, monkeypatch, budget, in_fli
         assert submitted == list(range(min(20, batch.step + 1 + in_flight)))
 
 
+def test_a_loader_that_is_left_waits_for_no_read_and_begins_no_other(make_shards, monkeypatch):
+    index = ShardIndex.open(make_shards(COUNTS))
+    go, began, read = threading.Event(), [], LatentLoader._read
+
+    def slow(self, batch, places, latent_BCTHW):
+        began.append(batch.step)
+        if batch.step > 0:
+            go.wait(60)
+        return read(self, batch, places, latent_BCTHW)
+
+    monkeypatch.setattr(LatentLoader, "_read", slow)
+    stream = iter(LatentLoader(index, BatchPlan(index, seed=1, batch_size=8), threads=1, stop_step=20))
+    next(stream)
+    late = threading.Timer(5, go.set)
+    late.start()
+    stream.close()
+    assert not go.is_set(), "it waited"
+    late.cancel()
+    go.set()
+    for thread in threading.enumerate():
+        if thread.name.startswith("latents"):
+            thread.join(60)
+    assert set(began) <= {0, 1}
+
+
+@pytest.mark.parametrize(("rank", "world_size"), [(0, 1), (1, 3), (2, 3)])
+def test_every_thread_count_reads_each_place_once(make_shards, monkeypatch, rank, world_size):
+    folder, parts, read = make_shards(COUNTS), [], LatentLoader._read
+    monkeypatch.setattr(LatentLoader, "_read", lambda *args: parts.append(list(args[2])) or read(*args))
+    for threads in (0, 1, 2, 3, 20):
+        parts.clear()
+        (batch,) = batches(folder, rank, world_size, stop=1, threads=threads)
+        assert sorted(place for part in parts for place in part) == list(batch.places)
+        assert len(parts) <= max(1, threads), "one part per thread"
+
+
 def test_opening_an_index_imports_nothing_slow(make_shards):
     code = (
         "import sys, lingen.data.loader as l, lingen.data.batch_plan as p, lingen.data.shard_index as s\n"
@@ -163,7 +200,7 @@ def test_a_shard_that_vanishes_while_training_is_named(make_shards):
         LatentLoader(folder, BatchPlan(index, seed=1, batch_size=8))
 
 
-@pytest.mark.parametrize(("rank", "world_size", "message"), [(2, 2, "rank"), (0, 9, "batch_size")])
+@pytest.mark.parametrize(("rank", "world_size", "message"), [(2, 2, "rank"), (-1, 2, "rank"), (0, 9, "batch_size")])
 def test_impossible_worker_counts_are_refused(make_shards, rank, world_size, message):
     index = ShardIndex.open(make_shards(COUNTS))
     with pytest.raises(ValueError, match=message):

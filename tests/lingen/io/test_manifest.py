@@ -76,3 +76,30 @@ def test_to_plain_converts_what_configurations_contain(tmp_path):
 
 def test_digest_ignores_order():
     assert manifest.digest({"a": 1, "b": {2, 1}}) == manifest.digest({"b": [1, 2], "a": 1})
+
+
+@dataclasses.dataclass(frozen=True)
+class RemoteConfig:
+    input: str
+    output: str = "/o"
+
+
+def test_secrets_are_not_written_and_do_not_decide_the_key(tmp_path):
+    first = RemoteConfig("s3://K:SECRET@b/m.csv?session_token=SECRET2")
+    folder = open_folder(tmp_path / "out", first)
+    folder.publish({})
+    for name in (manifest.CONFIG, manifest.MANIFEST):
+        text = (tmp_path / "out" / name).read_text()
+        assert "SECRET" not in text
+        assert "s3://***@b/m.csv?session_token=***" in text
+    assert open_folder(tmp_path / "out", RemoteConfig("s3://K2:OTHER@b/m.csv?session_token=OTHER2")).finished
+    with pytest.raises(ValueError, match=r"input: .* there, .* now") as error:
+        open_folder(tmp_path / "out", RemoteConfig("s3://K:SECRET@b/other.csv"))
+    assert "SECRET" not in str(error.value)
+    manifest.write_json(tmp_path / "a.json", {"s3://K:SECRET@b": [("https://h/?token=SECRET",)]})
+    assert manifest.read_json(tmp_path / "a.json") == {"s3://***@b": [["https://h/?token=***"]]}
+
+
+def test_keys_without_secrets_are_those_of_version_0_1_0(tmp_path):
+    assert open_folder(tmp_path / "out").key == "9b3522a5446e7bf2"
+    assert open_folder(tmp_path / "b", RemoteConfig("s3://bucket/a@b?x=1")).key == "94d2933f64f9ecaa"

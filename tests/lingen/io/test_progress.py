@@ -1,4 +1,8 @@
+import errno
 import io
+import os
+
+import pytest
 
 from lingen.io.progress import Progress, clock
 
@@ -17,3 +21,16 @@ def test_a_line_has_counts_rate_and_time_to_go():
 
 def test_clock():
     assert [clock(s) for s in (4, 185, 7620)] == ["4s", "3m05s", "2h07m"]
+
+
+@pytest.mark.parametrize("code", [errno.EPIPE, errno.EIO, errno.ENOSPC])
+def test_a_line_that_cannot_be_printed_ends_no_work(code):
+    class Gone(io.StringIO):
+        def write(self, text):
+            raise OSError(code, os.strerror(code))
+
+    progress = Progress("encode", total=10, stream=Gone())
+    progress._last -= 60
+    progress.update(3)
+    progress.close()
+    assert progress.done == 3

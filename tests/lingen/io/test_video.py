@@ -1,3 +1,6 @@
+import errno
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -32,6 +35,28 @@ def test_mp4_holds_the_frames_for_browsers(tmp_path):
 def test_wrong_frames_are_named(tmp_path, frames):
     with pytest.raises(ValueError, match="frames: need uint8"):
         write_mp4(tmp_path / "x.mp4", frames)
+
+
+def test_a_video_that_is_stopped_in_the_middle_leaves_nothing(tmp_path):
+    def pieces():
+        yield moving_bar()
+        raise KeyboardInterrupt
+
+    (tmp_path / "x.mp4").write_text("the one before")
+    with pytest.raises(KeyboardInterrupt):
+        write_mp4(tmp_path / "x.mp4", pieces())
+    assert [p.name for p in tmp_path.iterdir()] == ["x.mp4"]
+    assert (tmp_path / "x.mp4").read_text() == "the one before"
+
+
+def test_a_folder_that_cannot_be_written_is_named(tmp_path, monkeypatch):
+    def refused(path, *arguments, **options):
+        raise PermissionError(errno.EACCES, "Permission denied", str(path))
+
+    monkeypatch.setattr(Path, "touch", refused)
+    with pytest.raises(PermissionError) as error:
+        write_mp4(tmp_path / "x.mp4", moving_bar())
+    assert Path(error.value.filename).parent == tmp_path
 
 
 def test_odd_sizes_lose_a_row_not_the_video(tmp_path):

@@ -12,7 +12,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from lingen.model import flops
 from lingen.model.denoiser import Denoiser, DenoiserConfig
-from lingen.model.flops import forward_flops, mixer_flops, parameter_count, stage_table
+from lingen.model.flops import forward_flops, mixer_flops, parameter_count, peak_flops, stage_table
 from lingen.model.presets import PRESETS
 
 SMALL = DenoiserConfig(
@@ -29,6 +29,7 @@ VARIANTS = {
     "default": {},
     "E = 2": {"ssm_expand": 2},
     "Mamba-1": {"ma_branch": "mamba1"},
+    "Mamba-1, E = 2": {"ma_branch": "mamba1", "ssm_expand": 2},
     "no MA-branch": {"ma_branch": "none"},
     "no TESA": {"tesa": False},
     "no review tokens": {"review_tokens": False},
@@ -53,12 +54,62 @@ def test_formulas_agree_with_the_counter_within_one_percent(name, latents):
     assert ours == pytest.approx(counter.get_total_flops(), rel=0.01)
 
 
-def test_mamba2_is_the_papers_equation_1_to_3():
-    c, N = PRESETS["lingen_4b"], 143_616
+@pytest.mark.parametrize("E", [1, 2])
+def test_mamba2_is_the_papers_equation_1_to_3(E):
+    c, N, d, d_s, d_h, K = dataclasses.replace(PRESETS["lingen_4b"], ssm_expand=E), 143_616, 2560, 128, 64, 4
     cost = flops.mamba2_flops(c, N, R=0, after=0)
-    assert cost["projections"] == pytest.approx(flops.bimamba_flops(N, 2560, 1, 128, 64))
-    assert cost["conv"] == 2 * (2 * 1 * 4 * (N + 4 - 1) * 2560)
-    assert cost["ssm"] == 2 * (4 * 1 * N * 128 * 2560 + 2 * 1 * N * 2560)
+    equation_1 = (6 + 2 / d_h) * E * N * d**2 + 4 * N * d_s * d
+    assert cost["projections"] == pytest.approx(equation_1)
+    assert flops.bimamba_flops(N, d, E, d_s, d_h) == pytest.approx(equation_1)
+    assert cost["conv"] == 2 * (2 * E * K * (N + K - 1) * d)
+    assert cost["ssm"] == 2 * (4 * E * N * d_s * d + 2 * E * N * d)
+
+
+def matmul(rows, inner, columns):
+    return 2 * rows * inner * columns
+
+
+@pytest.mark.parametrize("E", [1, 2])
+def test_a_mamba2_with_review_tokens_by_hand(E):
+    """The directions scan R + N tokens; the tokens after the video are projected, not scanned."""
+    c = dataclasses.replace(SMALL, ssm_expand=E)
+    N, R, after, inner = 50, 6, 3, 256 * E
+    cost = flops.mamba2_flops(c, N, R, after)
+    z_x_B_C_dt = inner + inner + 32 + 32 + inner // 32
+    assert cost["projections"] == matmul(R + N + after, 256, z_x_B_C_dt) + matmul(N, inner, 256)
+    assert cost["conv"] == 2 * (2 * E * c.ssm_conv * (56 + c.ssm_conv - 1) * 256)
+    assert cost["ssm"] == 2 * (4 * E * 56 * 32 * 256 + 2 * E * 56 * 256)
+
+
+@pytest.mark.parametrize("E", [1, 2])
+def test_a_mamba1_with_review_tokens_by_hand(E):
+    """Of each direction its own: from x to dt (rank d / 16), B and C; and from that rank to dt of every channel."""
+    c = dataclasses.replace(SMALL, ma_branch="mamba1", ssm_expand=E, mamba1_state=8)
+    N, R, after, inner, rank = 50, 6, 3, 256 * E, 16
+    cost = flops.mamba1_flops(c, N, R, after)
+    shared = matmul(R + N + after, 256, 2 * inner) + matmul(N, inner, 256)
+    each = matmul(R + N, inner, rank + 8 + 8) + matmul(R + N, rank, inner)
+    assert cost["projections"] == shared + 2 * each
+    assert cost["conv"] == 2 * (2 * E * c.ssm_conv * (56 + c.ssm_conv - 1) * 256)
+    assert cost["ssm"] == 2 * (4 * E * 56 * 8 * 256 + 2 * E * 56 * 256)
+
+
+def test_the_parts_that_are_no_mixer_by_hand():
+    """A tiny DiT of 3 x 4 x 5 tokens: products of matrices, of 2 multiply-adds each."""
+    c = dataclasses.replace(SMALL, mixer="attention", ffn_ratio=4.0, adaln="layer")
+    tokens, d, text = math.prod(c.token_grid((3, 8, 10))), 256, 7
+    assert tokens == 60
+    parts = forward_flops(c, (3, 8, 10), text_tokens=text)
+    attention = matmul(tokens, d, text + 1) + matmul(tokens, text + 1, d)  # one more: the null token
+    cross = 2 * matmul(tokens, d, d) + 2 * matmul(text + 1, d, d) + attention
+    assert parts["cross_attention"] == 2 * cross
+    assert parts["ffn"] == 2 * 3 * matmul(tokens, d, c.ffn_hidden)
+    assert parts["self_attention.projections"] == 2 * 4 * matmul(tokens, d, d)
+    assert parts["self_attention.attention"] == 2 * 2 * matmul(tokens, d, tokens)
+    patches = 2 * matmul(tokens, c.latent_channels * math.prod(c.patch), d)  # in and out
+    timestep = matmul(1, 256, d) + matmul(1, d, d) + 2 * matmul(1, d, 6 * d)
+    assert parts["embeddings"] == patches + timestep + matmul(text, 64 + 32, d)
+    assert flops.training_flops(c, (3, 8, 10), text) == 3 * sum(parts.values())
 
 
 @pytest.mark.parametrize("shifted", [False, True])
@@ -114,3 +165,9 @@ def test_the_table_in_the_docs_is_this_one():
         a, b = (f"{row[model]['flops'] / 1e12:,.1f}" for model in ("lingen_4b", "dit_4b"))
         ratios = f"{row['whole_model_ratio']:.2f}x | {row['mixer_only_ratio']:.2f}x"
         assert f"| {row['stage']} | {row['tokens']:,} | {a} | {b} | {ratios} |" in page
+
+
+def test_peaks_are_found_by_the_devices_own_names():
+    assert peak_flops("NVIDIA H100 80GB HBM3") == 989e12
+    assert peak_flops("NVIDIA H100 PCIe") == 756e12
+    assert peak_flops("Radeon") is None

@@ -63,7 +63,6 @@ def test_tiles_of_time_follow_each_other(tae):
     torch.testing.assert_close(frames[:, :, :first], whole[:, :, :first], atol=1e-4, rtol=0)
 
 
-@pytest.mark.slow
 def test_behind_the_seam_time_is_not_shifted(tae):
     """These models are causal: a change affects nothing before it. So the first difference tells the time."""
     torch.manual_seed(1)

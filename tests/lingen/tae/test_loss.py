@@ -74,6 +74,9 @@ def test_other_weights_are_refused(tmp_path):
     torch.save({"features.0.weight": torch.zeros(1)}, tmp_path / "x.pth")
     with pytest.raises(ValueError, match=r"fit\.perceptual: .*x\.pth does not contain the weights of .* vgg16"):
         PerceptualLoss(tmp_path / "x.pth")
+    torch.save({"features.0.weight": print}, tmp_path / "x.pth")
+    with pytest.raises(ValueError, match=r"fit\.perceptual: .* \(.*x\.pth names print, .* refused\)$"):
+        PerceptualLoss(tmp_path / "x.pth")
 
 
 @pytest.mark.parametrize("frames", [1, 5])

@@ -49,7 +49,7 @@ def same(pieces, whole):
     torch.testing.assert_close(pieces, whole, atol=1e-4 * float(whole.abs().max()), rtol=0)
 
 
-@pytest.mark.parametrize("name", [pytest.param("movie_gen", marks=pytest.mark.slow), "folded", "image"])
+@pytest.mark.parametrize("name", CONFIGS)
 @settings(max_examples=12, deadline=None)
 @given(
     frames=st.integers(1, 40),

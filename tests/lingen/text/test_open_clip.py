@@ -60,3 +60,16 @@ def test_weights_from_a_file(encoder, tmp_path):
 def test_bad_models_are_refused(config, message):
     with pytest.raises(ValueError, match=message):
         build_text_encoder(config)
+
+
+def test_weights_that_carry_code_are_refused(tmp_path):
+    class Evil:
+        def __reduce__(self):
+            return open, (str(tmp_path / "owned"), "w")
+
+    torch.save({"text.token_embedding.weight": Evil()}, tmp_path / "evil.pt")
+    with pytest.raises(
+        ValueError, match=r"^--text: pretrained=.*evil\.pt names io\.open, so it may run code: .* refused$"
+    ):
+        build_text_encoder(TextEncoderConfig(pretrained=str(tmp_path / "evil.pt")))
+    assert not (tmp_path / "owned").exists()

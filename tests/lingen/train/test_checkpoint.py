@@ -7,18 +7,12 @@ import threading
 import numpy as np
 import pytest
 import torch
-import torch.distributed as dist
 import torch.distributed.checkpoint as dcp
 
 from lingen.train.checkpoint import Checkpointer, CheckpointFailed, Retention, checkpoint_path, checkpoints, step_of
 from lingen.train.ema import EMA
 
-
-@pytest.fixture(scope="module", autouse=True)
-def process_group():
-    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
-    yield
-    dist.destroy_process_group()
+pytestmark = pytest.mark.usefixtures("process_group")
 
 
 class Run:
@@ -59,7 +53,7 @@ def held(monkeypatch):
     return go
 
 
-def test_training_goes_on_while_a_checkpoint_is_written(tmp_path, monkeypatch):
+def test_training_continues_while_a_checkpoint_is_written(tmp_path, monkeypatch):
     run, go = Run(tmp_path), held(monkeypatch)
     run.update()
     saved = run.state()
@@ -89,7 +83,7 @@ def test_one_save_at_a_time(tmp_path, monkeypatch):
     assert [step_of(p) for p in checkpoints(tmp_path)] == [1, 2]
 
 
-def test_last_ones_and_every_nth_stay(tmp_path):
+def test_the_last_ones_and_every_nth_are_kept(tmp_path):
     run = Run(tmp_path, Retention(last=2, every=4))
     run.update()
     for step in range(1, 11):
@@ -99,10 +93,10 @@ def test_last_ones_and_every_nth_stay(tmp_path):
     assert [step_of(p) for p in checkpoints(tmp_path)] == [4, 8, 9, 10, 11]
     run.checkpointer.save(12, {})
     run.checkpointer.wait()
-    assert [step_of(p) for p in checkpoints(tmp_path)] == [4, 8, 10, 12], "what a notice asked for stays while newest"
+    assert [step_of(p) for p in checkpoints(tmp_path)] == [4, 8, 10, 12], "what a notice asked for is kept while newest"
 
 
-def test_generators_go_on_where_they_were(tmp_path):
+def test_random_generators_continue_where_they_were(tmp_path):
     run = Run(tmp_path)
     run.update()
     random.gauss(0, 1)  # leaves a second number for the next call
@@ -145,7 +139,7 @@ def test_a_full_disk_is_a_clear_error_and_the_checkpoint_before_is_intact(small_
         match=r"step 2 could not be written to .*/disk/checkpoints \(.*rank 0: .*the disk is full: .* step 1 is intact",
     ):
         run.checkpointer.save(3, {})
-    assert [p.name for p in (small_disk / "checkpoints").iterdir()] == ["step_00000001"], "no remains of the failed one"
+    assert [p.name for p in (small_disk / "checkpoints").iterdir()] == ["step_00000001"], "nothing of the failed one"
 
     other = Run(small_disk / "checkpoints")
     assert other.checkpointer.load_newest()["step"] == 1
@@ -153,7 +147,7 @@ def test_a_full_disk_is_a_clear_error_and_the_checkpoint_before_is_intact(small_
         torch.testing.assert_close(a, b, rtol=0, atol=0)
 
 
-def test_what_a_kill_cut_off_is_removed_at_the_next_start(tmp_path):
+def test_a_save_cut_off_by_a_kill_is_removed_at_the_next_start(tmp_path):
     (tmp_path / ".step_00000007.part").mkdir()
     run = Run(tmp_path)
     assert list(tmp_path.iterdir()) == []

@@ -17,6 +17,13 @@ def test_path_starts_at_noise_and_ends_at_data():
     torch.testing.assert_close((b - a) / 0.1, velocity, atol=1e-4, rtol=1e-4)
 
 
+def test_the_velocity_is_the_difference_of_the_paths_ends_to_the_last_digit():
+    """X_1 - (1 - sigma_min) X_0 is what the path travels from t = 0 to t = 1; sigma_min shows in float64 only."""
+    data, noise = torch.randn(2, 4, 1, 3, 3, dtype=torch.float64), torch.randn(2, 4, 1, 3, 3, dtype=torch.float64)
+    (start, velocity), (end, _) = (interpolate(data, noise, torch.full((2,), t).double()) for t in (0.0, 1.0))
+    torch.testing.assert_close(end - start, velocity, rtol=0, atol=1e-12)
+
+
 def test_noise_belongs_to_the_sample_not_to_the_batch():
     together, times = draw_noise_and_times([5, 6, 7], (2, 1, 4, 4))
     alone, time = draw_noise_and_times([6], (2, 1, 4, 4))
@@ -35,3 +42,5 @@ def test_loss_is_per_sample():
     target = torch.zeros(2, 3, 1, 2, 2)
     velocity = torch.stack([torch.zeros(3, 1, 2, 2), torch.full((3, 1, 2, 2), 2.0)])
     assert per_sample_loss(velocity, target).tolist() == [0.0, 4.0]
+    assert per_sample_loss(velocity, velocity).tolist() == [0.0, 0.0]
+    assert per_sample_loss(velocity, velocity - 3).tolist() == [9.0, 9.0]

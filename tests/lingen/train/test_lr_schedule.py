@@ -17,8 +17,3 @@ def test_every_schedule_warms_up_to_its_peak_and_ends_where_it_says(schedule):
     assert (rates[55], rates[100]) == pytest.approx(ends)
     early = {"constant": 1.0, "linear": 0.9, "cosine": 0.97286}[schedule]
     assert rates[20] == pytest.approx(early, abs=1e-4)
-
-
-def test_an_unknown_schedule_is_named():
-    with pytest.raises(ValueError, match=r"fit\.schedule: stairs is unknown; use constant, linear, cosine"):
-        FitConfig(schedule="stairs")

@@ -1,35 +1,30 @@
-"""What is reported between two logs: tokens, MFU, memory."""
+"""The metrics of a report: tokens, MFU, memory; sums that survive a restart."""
 
 import json
 import types
 
 import pytest
 import torch
-import torch.distributed as dist
 
-from lingen.model.flops import forward_flops, peak_flops
+from lingen.model.flops import forward_flops
 from lingen.model.presets import PRESETS
 from lingen.train.metrics import MetricsWindow
 from lingen.train.observers.observer import Step
 
-
-@pytest.fixture
-def one_process():
-    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
-    yield
-    dist.destroy_process_group()
+pytestmark = pytest.mark.usefixtures("process_group")
 
 
 def step_of(count, T, H, W, losses=(1.0,), seconds=2.0):
     mask = torch.ones((), dtype=torch.bool).expand(count, 77)
     latent = torch.zeros(()).expand(count, 16, T, H, W)
     bucket = types.SimpleNamespace(media="video")
-    batch = types.SimpleNamespace(latent_BCTHW=latent, text=[(None, mask)], replaced={}, bucket=bucket, step=0)
-    times = torch.tensor([0.1, 0.6, 0.9])[: len(losses)]
-    return Step(batch, last=False, seconds=seconds, lr=1e-3, grad_norm=1.0, loss_B=torch.tensor(losses), t_B=times)
+    step = Step(0, last=False, seconds=seconds, lr=1e-3, grad_norm=1.0)
+    step.batch = types.SimpleNamespace(latent_BCTHW=latent, text=[(None, mask)], replaced={}, bucket=bucket)
+    step.loss_B, step.t_B = torch.tensor(losses), torch.tensor([0.1, 0.6, 0.9])[: len(losses)]
+    return step
 
 
-def test_tokens_and_mfu_are_those_of_the_batches(one_process):
+def test_tokens_and_mfu_are_those_of_the_batches():
     window = MetricsWindow(PRESETS["tiny"], "bfloat16", torch.device("cpu"))
     steps = [step_of(3, 2, 8, 8), step_of(1, 4, 6, 10)]
     for known in (False, True):
@@ -44,7 +39,7 @@ def test_tokens_and_mfu_are_those_of_the_batches(one_process):
     assert metrics["mfu_pct"] == pytest.approx(100 * spent / 4.0 / 1e9)
 
 
-def test_what_was_added_up_comes_back_from_a_checkpoint_to_the_bit(one_process):
+def test_sums_come_back_from_a_checkpoint_to_the_bit():
     def window_of(losses, count):
         window = MetricsWindow(PRESETS["tiny"], "bfloat16", torch.device("cpu"))
         window.add(step_of(count, 4, 6, 10, losses, seconds=4.0))
@@ -65,7 +60,14 @@ def _forward(shape):
     return sum(forward_flops(PRESETS["tiny"], shape, 77).values())
 
 
-def test_peaks_are_found_by_the_devices_own_names():
-    assert peak_flops("NVIDIA H100 80GB HBM3") == 989e12
-    assert peak_flops("NVIDIA H100 PCIe") == 756e12
-    assert peak_flops("Radeon") is None
+def test_skipped_and_replaced_are_counted_and_a_sample_without_a_finite_loss_leaves_the_mean_alone():
+    window = MetricsWindow(PRESETS["tiny"], "float32", torch.device("cpu"))
+    good, bad = step_of(2, 2, 8, 8, (1.0, 3.0)), step_of(2, 2, 8, 8, (float("nan"), 5.0))
+    bad.skip_reason, bad.batch.replaced = "the gradient is not finite", {"a": "b"}
+    for step in (good, bad):
+        window.add(step)
+    metrics = window.reduce()
+    assert (metrics["skipped_steps"], metrics["replaced_samples"]) == (1, 1)
+    assert metrics["loss"] == metrics["loss/video"] == 3.0
+    assert "loss/image" not in metrics
+    assert (metrics["loss/t0"], metrics["loss/t2"]) == (1.0, 4.0), "by quarter of t: 0.1 and 0.6"

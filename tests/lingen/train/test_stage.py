@@ -1,18 +1,14 @@
-"""The training loop on real processes with gloo, at tiny size."""
+"""Whole stages on real processes with gloo, at tiny size."""
 
-import dataclasses
 import json
-import os
-import socket
-import subprocess
-import sys
 
 import pytest
 import torch
 from safetensors.torch import load_file
 
 import lingen
-from lingen.train.config import FitConfig
+
+pytestmark = pytest.mark.slow
 
 SCRIPT = """
 import json, sys
@@ -77,57 +73,44 @@ FIT = {
 }
 
 
-def train(workers, output, shards, fit=FIT, **options):
-    """Run the loop on some workers, as torchrun would."""
-    output.mkdir(exist_ok=True)
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        port = s.getsockname()[1]
-    channels = 16
-    payload = json.dumps({"shards": str(shards), "output": str(output), "fit": fit, "channels": channels, **options})
-    processes = []
-    for rank in range(workers):
-        env = os.environ | {
-            "RANK": str(rank),
-            "WORLD_SIZE": str(workers),
-            "MASTER_ADDR": "127.0.0.1",
-            "MASTER_PORT": str(port),
-            "OMP_NUM_THREADS": "1",
-        }
-        command = [sys.executable, "-c", SCRIPT, payload]
-        processes.append(subprocess.Popen(command, env=env, stderr=subprocess.PIPE, text=True))
-    errors = [p.communicate(timeout=300)[1] for p in processes]
-    failed = [error[-3000:] for p, error in zip(processes, errors) if p.returncode]
-    assert not failed, failed[0]
-    lines = [json.loads(line) for line in (output / "losses.jsonl").read_text().splitlines()]
-    return {line["step"]: line for line in lines}, errors[0]
+@pytest.fixture
+def train(run_ranks, shards):
+    """train(ranks, output, fit=FIT, **options) -> ({step: metrics}, rank 0's stderr) of `fit` on some ranks."""
+
+    def run(ranks, output, fit=FIT, **options):
+        output.mkdir(exist_ok=True)
+        settings = {"shards": str(shards), "output": str(output), "fit": fit, "channels": 16, "dims": [8, 6], **options}
+        _, log = run_ranks(SCRIPT, ranks, json.dumps(settings))
+        lines = [json.loads(line) for line in (output / "losses.jsonl").read_text().splitlines()]
+        return {line["step"]: line for line in lines}, log
+
+    return run
 
 
 @pytest.fixture
 def shards(make_shards):
-    folder = make_shards({"image_64x64": 7, "video_64x64_16f": 9})
-    return folder if isinstance(folder, (str, os.PathLike)) else folder.folder
+    return make_shards({"image_64x64": 7, "video_64x64_16f": 9})
 
 
 UNDISTURBED = {}
 
 
 @pytest.fixture
-def undisturbed(tmp_path_factory, shards):
+def undisturbed(tmp_path_factory, train):
     """(folder, curve) of one worker from start to end, trained once: the shards are the same bytes in every test."""
     if not UNDISTURBED:
         folder = tmp_path_factory.mktemp("undisturbed")
-        UNDISTURBED.update(folder=folder, curve=train(1, folder, shards, dims=[8, 6])[0])
+        UNDISTURBED.update(folder=folder, curve=train(1, folder)[0])
     return UNDISTURBED["folder"], UNDISTURBED["curve"]
 
 
-def test_interrupted_and_resharded_training_is_the_same_curve(tmp_path, shards, undisturbed):
+def test_interrupted_and_resharded_training_is_the_same_curve(tmp_path, train, undisturbed):
     folder, expected = undisturbed
     out = tmp_path / "resharded"
     # Hybrid sharding, two copies of two shards each; stopped after step 4.
-    _, log = train(4, out, shards, fit=FIT | {"shard_group": 2}, dims=[8, 6], stop=4)
+    _, log = train(4, out, fit=FIT | {"shard_group": 2}, stop=4)
     assert "shard_group" not in log
-    curve, log = train(3, out, shards, fit=FIT | {"shard_group": 2}, dims=[8, 6])
+    curve, log = train(3, out, fit=FIT | {"shard_group": 2})
     assert "does not divide 3 workers; all share one copy" in log
     assert sorted(curve) == sorted(expected)
     for step, line in expected.items():
@@ -139,19 +122,19 @@ def test_interrupted_and_resharded_training_is_the_same_curve(tmp_path, shards, 
         torch.testing.assert_close(b[name], a[name], atol=1e-4, rtol=1e-3)
 
 
-def test_resumed_on_one_worker_is_bitwise_the_same(tmp_path, shards, undisturbed):
+def test_resumed_on_one_worker_is_bitwise_the_same(tmp_path, train, undisturbed):
     _, expected = undisturbed
     out = tmp_path / "resumed"
-    train(1, out, shards, dims=[8, 6], stop=2)
-    curve, _ = train(1, out, shards, dims=[8, 6])
+    train(1, out, stop=2)
+    curve, _ = train(1, out)
     assert [curve[s]["loss"] for s in sorted(curve)] == [expected[s]["loss"] for s in sorted(expected)]
 
 
-def test_a_report_is_of_all_its_steps_though_a_stop_came_between(tmp_path, shards, undisturbed):
+def test_a_report_is_of_all_its_steps_though_a_stop_came_between(tmp_path, train, undisturbed):
     _, expected = undisturbed
     out, fit = tmp_path / "between", FIT | {"log_every": 3}
-    train(2, out, shards, fit=fit, dims=[8, 6], stop=4)
-    curve, _ = train(1, out, shards, fit=fit, dims=[8, 6])
+    train(2, out, fit=fit, stop=4)
+    curve, _ = train(1, out, fit=fit)
     assert sorted(curve) == [3, 6]
     for last, line in curve.items():
         steps = [expected[step]["loss"] for step in range(last - 2, last + 1)]
@@ -159,51 +142,45 @@ def test_a_report_is_of_all_its_steps_though_a_stop_came_between(tmp_path, shard
         assert line["samples_per_s"] == pytest.approx(3 * FIT["batch_size"] / (3 * line["step_s"]), rel=0.5)
 
 
-def test_accumulation_and_activation_checkpointing_do_not_change_the_curve(tmp_path, shards, undisturbed):
+def test_accumulation_and_activation_checkpointing_do_not_change_the_curve(tmp_path, train, undisturbed):
     _, expected = undisturbed
     fit = FIT | {"micro_batch": 2, "activation_checkpointing": True}
-    curve, _ = train(1, tmp_path / "accumulated", shards, fit=fit, dims=[8, 6])
+    curve, _ = train(1, tmp_path / "accumulated", fit=fit)
     for step, line in expected.items():
         assert curve[step]["loss"] == pytest.approx(line["loss"], rel=1e-5), step
 
 
-def test_a_damaged_checkpoint_falls_back_to_the_one_before(tmp_path, shards):
+def test_a_damaged_checkpoint_falls_back_to_the_one_before(tmp_path, train):
     out = tmp_path / "damaged"
-    train(1, out, shards, dims=[8, 6], fit=FIT | {"steps": 4})
+    train(1, out, fit=FIT | {"steps": 4})
     newest = sorted((out / "checkpoints").glob("step_*"))[-1]
     for shard in newest.glob("*.distcp"):
         shard.write_bytes(shard.read_bytes()[:100])
     (out / "losses.jsonl").unlink()
-    curve, log = train(1, out, shards, dims=[8, 6], fit=FIT | {"steps": 4})
+    curve, log = train(1, out, fit=FIT | {"steps": 4})
     assert min(curve) == 3, "went on from step 2, not from the damaged step 4"
     assert "cannot be read" in log
     assert newest.with_name(f"damaged_{newest.name}").is_dir()
 
 
-def test_other_data_is_refused(tmp_path, shards, make_shards):
+def test_other_data_is_refused(tmp_path, train):
     out = tmp_path / "out"
-    train(1, out, shards, dims=[8, 6], fit=FIT | {"steps": 2})
+    train(1, out, fit=FIT | {"steps": 2})
     with pytest.raises(AssertionError, match="trained on other shards"):
-        train(1, out, shards, dims=[8, 6], fit=FIT | {"seed": 1})
+        train(1, out, fit=FIT | {"seed": 1})
 
 
-def test_a_broken_scan_kernel_stops_training_before_its_first_step(tmp_path, shards):
+def test_a_broken_scan_kernel_stops_training_before_its_first_step(tmp_path, train):
     with pytest.raises(AssertionError, match="do not train with this kernel"):
-        train(1, tmp_path / "out", shards, dims=[8, 6], fit=FIT | {"steps": 2}, broken_kernel=True)
+        train(1, tmp_path / "out", fit=FIT | {"steps": 2}, broken_kernel=True)
     assert not (tmp_path / "out" / "losses.jsonl").exists()
 
 
-def test_next_stage_starts_from_the_last_with_grown_positions(tmp_path, shards, undisturbed):
+def test_next_stage_starts_from_the_last_with_grown_positions(tmp_path, train, undisturbed):
     folder, expected = undisturbed
     before = lingen.load(folder)
-    curve, _ = train(1, tmp_path / "next", shards, dims=[8, 6], positions=[6, 8, 4], init=str(folder / "model"))
+    curve, _ = train(1, tmp_path / "next", positions=[6, 8, 4], init=str(folder / "model"))
     after = lingen.load(tmp_path / "next")
     assert before.config.position_sizes == (4, 4, 4)
     assert after.config.position_sizes == (6, 8, 4)
     assert curve[1]["loss"] < expected[1]["loss"], "it did not start from random weights"
-
-
-@pytest.mark.parametrize("bad", [{"steps": 0}, {"ema_decay": 1.0}, {"lr": 0.0}])
-def test_bad_settings_are_named(bad):
-    with pytest.raises(ValueError, match=f"fit.{next(iter(bad))}"):
-        dataclasses.replace(FitConfig(), **bad)

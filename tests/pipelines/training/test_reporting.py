@@ -1,4 +1,4 @@
-"""Goodput over restarts; what a finished stage says it changed."""
+"""Goodput over restarts, the end of a run, and what a finished stage changed."""
 
 import json
 
@@ -19,8 +19,7 @@ def clock(monkeypatch):
     return Clock
 
 
-def test_goodput_counts_every_step_once_over_restarts_and_the_time_between_them(tmp_path, clock):
-    store = f"sqlite:///{tmp_path / 'mlflow.db'}"
+def test_goodput_counts_every_step_once_over_restarts_and_the_time_between_them(tmp_path, clock, store):
     first = reporting.first_start(tmp_path / "t")
 
     def start(steps, first_s=1.0):
@@ -44,7 +43,7 @@ def test_goodput_counts_every_step_once_over_restarts_and_the_time_between_them(
     assert again == {10: 50.0, 20: 50.0, 30: pytest.approx(100 * 28 / 160)}
 
 
-def test_a_stage_says_what_it_changed(tmp_path):
+def test_what_a_stage_changed_is_told_from_its_manifest(tmp_path):
     (tmp_path / "tracking").mkdir()
     lines = [{"step": 0, "metrics": {"val/loss": 2.0}}]
     lines += [{"step": s, "metrics": {"loss": 2.0 - s / 40, "step_s": 1.0}} for s in range(1, 41)]
@@ -60,3 +59,23 @@ def test_a_stage_says_what_it_changed(tmp_path):
     ]
     first = {"loss": {}, "positions": {"before": None, "after": [2, 4, 5]}}
     assert reporting.changes(first) == ["none -> 2x4x5", "none", "none"]
+
+
+@pytest.mark.parametrize(("finished", "status"), [(True, "FINISHED"), (False, "KILLED"), (None, "FAILED")])
+def test_a_run_ends_as_its_training_did(process_group, tmp_path, store, finished, status):
+    def train(run):
+        run.metrics(1, {"loss": 1.0})
+        if finished is None:
+            raise ArithmeticError("out of numbers")
+        return finished
+
+    def trained():
+        return reporting.train_tracked(train, tmp_path / "t", {"experiment": "exp", "name": "stage", "uri": store})
+
+    if finished is None:
+        with pytest.raises(ArithmeticError, match="out of numbers"):
+            trained()
+    else:
+        assert trained() is finished
+    state = json.loads((tmp_path / "t" / "run.json").read_text())
+    assert (state["ended"], state["seen"], state["lines_sent"]) == (status, status, 1)

@@ -1,10 +1,6 @@
-"""Validation on real processes with gloo."""
+"""Validation: the same numbers on any number of real processes; when it comes, and with which weights."""
 
 import json
-import os
-import socket
-import subprocess
-import sys
 
 import numpy as np
 import pytest
@@ -12,7 +8,10 @@ import torch
 
 from lingen.data.selection import select
 from lingen.train.ema import EMA
-from lingen.train.observers.validation import Validation
+from lingen.train.flow import SIGMA_MIN
+from lingen.train.observers import validation
+from lingen.train.observers.observer import Step
+from lingen.train.observers.validation import HeldOutValidation, Validation
 
 SCRIPT = """
 import json, sys
@@ -40,36 +39,83 @@ dist.destroy_process_group()
 """
 
 
-def validate_on(workers, folder):
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        port = str(s.getsockname()[1])
-    processes = []
-    for rank in range(workers):
-        ranks = {"RANK": str(rank), "WORLD_SIZE": str(workers), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
-        command = [sys.executable, "-c", SCRIPT, str(folder)]
-        processes.append(
-            subprocess.Popen(
-                command,
-                env=os.environ | ranks | {"OMP_NUM_THREADS": "1"},
-                stdout=subprocess.PIPE,
-                stderr=subprocess.PIPE,
-                text=True,
-            )
-        )
-    done = [p.communicate(timeout=300) for p in processes]
-    assert all(p.returncode == 0 for p in processes), done[0][1][-2000:]
-    return json.loads(done[0][0])
-
-
-def test_the_same_numbers_to_the_bit_on_one_worker_and_on_three(shards):
-    alone, shared = validate_on(1, shards.folder), validate_on(3, shards.folder)
+@pytest.mark.slow
+def test_the_same_numbers_to_the_bit_on_one_worker_and_on_three(shards, run_ranks):
+    alone, shared = (json.loads(run_ranks(SCRIPT, count, shards.folder)[0]) for count in (1, 3))
     assert alone == shared
     values = alone["0"]
     assert set(values) == {"val/loss", "val/image", *(f"val/t{i}" for i in range(4))}
     assert len(set(values.values())) == 6
     assert values["val/loss"] == pytest.approx(np.mean([values[f"val/t{i}"] for i in range(4)]))
     assert alone["3"] == pytest.approx(values, rel=1e-5)
+
+
+class Knowing:
+    """In place of a model: knows the samples, and so the right velocity; errs by t for videos, by 3 + t for images.
+
+    Attributes:
+        noises: ((bucket, row), time) -> the noise that it saw.
+        sizes: levels per call.
+    """
+
+    def __init__(self, held_out):
+        self.samples = {(name, row): b.read(row) for name, b in held_out.buckets.items() for row in range(len(b))}
+        self.noises, self.sizes = {}, []
+
+    def __call__(self, x, t, text):
+        self.sizes.append(len(t))
+        (words_BLD, mask_BL), t_BCTHW = text[0], t.view(-1, 1, 1, 1, 1)
+        assert all(len(e) == len(m) == len(x) for e, m in text)
+        sample = next(
+            sample
+            for sample, (latent, texts) in self.samples.items()
+            if latent.shape == x.shape[1:] and torch.equal(words_BLD[0][mask_BL[0]], texts[0].float())
+        )
+        data = self.samples[sample][0].float()
+        noise = (x - t_BCTHW * data) / (1 - (1 - SIGMA_MIN) * t_BCTHW)
+        self.noises |= {(sample, time): of_level for time, of_level in zip(t.tolist(), noise)}
+        return data - (1 - SIGMA_MIN) * noise + (3 if x.shape[2] == 1 else 0) + t_BCTHW
+
+
+TIMES = (0.125, 0.375, 0.625, 0.875)
+
+
+@pytest.mark.usefixtures("process_group")
+def test_every_sample_is_seen_at_the_middle_of_every_level_with_its_own_noise(shards):
+    _, out = select(shards, 0.25)
+    model = Knowing(out)
+    found = Validation(out, 4, levels=4, micro_batch=3)(model, torch.device("cpu"))
+    expected = {f"val/t{i}": t**2 for i, t in enumerate(TIMES)}
+    expected |= {"val/loss": np.mean(np.square(TIMES)), "val/image": np.mean((3 + np.array(TIMES)) ** 2)}
+    assert found == pytest.approx(expected, rel=1e-4)
+    assert model.sizes == [3, 1] * 8
+    chosen = [(name, row) for name in out.buckets for row in (0, 5, 10, 15)]
+    assert set(model.noises) == {(sample, t) for sample in chosen for t in TIMES}, "evenly spread over the samples"
+    for sample in chosen:
+        for t in TIMES[1:]:
+            torch.testing.assert_close(model.noises[sample, t], model.noises[sample, TIMES[0]], atol=1e-3, rtol=1e-3)
+    noises = torch.stack([model.noises[sample, TIMES[0]].flatten() for sample in chosen[4:]])
+    assert abs(noises.mean()) < 0.05
+    assert abs(noises.std() - 1) < 0.05
+    assert torch.corrcoef(noises).fill_diagonal_(0).abs().max() < 0.2, "no two samples share their noise"
+
+
+@pytest.mark.parametrize("world", [1, 3])
+def test_ranks_share_the_samples_and_call_the_model_equally_often(shards, monkeypatch, world):
+    _, out = select(shards, 0.25)
+    calls, losses = [], []
+    monkeypatch.setattr(validation.dist, "get_world_size", lambda: world)
+    monkeypatch.setattr(validation.dist, "all_reduce", lambda of_rank: losses.append(of_rank.clone()))
+    for rank in range(world):
+        monkeypatch.setattr(validation.dist, "get_rank", lambda rank=rank: rank)
+        model = Knowing(out)
+        Validation(out, 4, levels=4)(model, torch.device("cpu"))
+        calls.append(len(model.sizes))
+    assert calls == [-(-8 // world)] * world
+    rows = torch.stack(losses)
+    assert (rows.ne(0).all(2).sum(0) == 1).all(), "every sample is one rank's"
+    image, video = (3 + torch.tensor(TIMES)) ** 2, torch.tensor(TIMES) ** 2
+    torch.testing.assert_close(rows.sum(0), torch.stack([image] * 4 + [video] * 4).double(), rtol=1e-3, atol=1e-5)
 
 
 def test_a_damaged_held_out_sample_is_left_out_and_named(shards, caplog):
@@ -82,13 +128,27 @@ def test_a_damaged_held_out_sample_is_left_out_and_named(shards, caplog):
     assert rows[0]["key"] in caplog.text
 
 
-def test_averaging_turns_from_exponential_to_uniform():
+def test_the_average_is_validated_at_the_start_when_due_and_at_the_end():
     model = torch.nn.Linear(1, 1, bias=False)
-    ema = EMA(model, 0.5, uniform_after=3)
-    seen = []
-    for value in (9.0, 8.0, 7.0, 1.0, 2.0, 6.0):
-        torch.nn.init.constant_(model.weight, value)
-        ema.update(model)
-        seen.append(ema.weights["weight"].item())
-    assert seen[2] > 6
-    assert seen[3:] == pytest.approx([1.0, 1.5, 3.0])
+    torch.nn.init.constant_(model.weight, 3.0)
+    ema = EMA(model, 0.9)
+    torch.nn.init.constant_(model.weight, 7.0)
+    logged, metrics = {}, {}
+
+    def measure(model, device):
+        return {"val/loss": model.weight.item()}
+
+    validation = HeldOutValidation(2, measure, model, ema, torch.device("cpu"), lambda s, m: logged.update({s: m}))
+    validation.start(0)
+    for number in range(5):
+        step = Step(number, last=number == 4)
+        validation.after_step(step)
+        metrics[step.done] = step.metrics
+        assert model.weight.item() == 7.0
+    assert logged == {0: {"val/loss": 3.0}}
+    assert metrics == {1: {}, 2: {"val/loss": 3.0}, 3: {}, 4: {"val/loss": 3.0}, 5: {"val/loss": 3.0}}
+    assert validation.values == {"val/loss": 3.0}
+
+    logged.clear()
+    validation.start(4)
+    assert not logged, "a resumed run was validated at its start"

@@ -1,52 +1,15 @@
-"""MLflow on a real SQLite store: restarts, an absent server, files first."""
+"""A run on a real SQLite store: restarts, an absent server, files first."""
 
 import json
-import os
-import subprocess
-import sys
-import time
 
+import mlflow
 import numpy as np
 import pytest
 
-mlflow = pytest.importorskip("mlflow")
-
-from pipelines import tracking  # noqa: E402
+from pipelines import tracking
 
 
-@pytest.fixture(scope="module")
-def empty_store(tmp_path_factory):
-    """A migrated, empty database; making one takes seconds, copying none."""
-    path = tmp_path_factory.mktemp("store") / "mlflow.db"
-    mlflow.MlflowClient(f"sqlite:///{path}").search_experiments()
-    return path
-
-
-@pytest.fixture
-def store(empty_store, tmp_path):
-    (tmp_path / "mlflow.db").write_bytes(empty_store.read_bytes())
-    return f"sqlite:///{tmp_path / 'mlflow.db'}"
-
-
-def test_a_kill_while_the_store_is_made_leaves_none_behind(tmp_path):
-    uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
-    code = f"import mlflow, pipelines.tracking as t; t.create_store({uri!r})"
-    making = subprocess.Popen([sys.executable, "-c", code])
-    while making.poll() is None and not any(p.stat().st_size for p in tmp_path.rglob("mlflow.db")):
-        time.sleep(0.001)
-    making.kill()  # its first tables are there, its last are not
-    assert making.wait() != 0
-    assert not (tmp_path / "mlflow.db").exists()
-    tracking.create_store(uri)
-    tracking.create_store(uri)  # there: left alone
-    assert mlflow.MlflowClient(uri).search_experiments()
-
-
-def history(store, run_id, key):
-    return [(m.step, m.value) for m in mlflow.MlflowClient(store).get_metric_history(run_id, key)]
-
-
-def test_a_restarted_run_is_one_curve_without_doubles(tmp_path, store):
+def test_a_restarted_run_is_one_curve_without_duplicates(tmp_path, store, history):
     first = tracking.Run(tmp_path / "t", "exp", "stage", uri=store, params={"lr": 0.1})
     for step in (1, 2, 3, 4):
         first.metrics(step, {"loss": 1 / step})
@@ -56,12 +19,12 @@ def test_a_restarted_run_is_one_curve_without_doubles(tmp_path, store):
         again.metrics(step, {"loss": 1 / step})
     again.close()
     assert again.run_id == first.run_id
-    assert history(store, again.run_id, "loss") == [(s, 1 / s) for s in (1, 2, 3, 4, 5, 6)]
+    assert history(again.run_id, "loss") == [(s, 1 / s) for s in (1, 2, 3, 4, 5, 6)]
     run = mlflow.MlflowClient(store).get_run(again.run_id)
     assert (run.info.status, run.data.params["lr"]) == ("FINISHED", "0.1")
 
 
-def test_a_line_cut_off_by_a_kill_is_dropped_and_logged_again(tmp_path, store):
+def test_a_line_cut_off_by_a_kill_is_dropped_and_logged_again(tmp_path, store, history):
     run = tracking.Run(tmp_path / "t", "exp", "stage", uri=store)
     run.metrics(1, {"loss": 1.0})
     run.close()
@@ -70,10 +33,10 @@ def test_a_line_cut_off_by_a_kill_is_dropped_and_logged_again(tmp_path, store):
     run = tracking.Run(tmp_path / "t", "exp", "stage", uri=store)
     run.metrics(2, {"loss": 0.5})
     run.close()
-    assert history(store, run.run_id, "loss") == [(1, 1.0), (2, 0.5)]
+    assert history(run.run_id, "loss") == [(1, 1.0), (2, 0.5)]
 
 
-def test_training_goes_on_while_mlflow_is_away_and_nothing_is_lost(tmp_path, store, caplog):
+def test_logging_continues_while_mlflow_is_away_and_nothing_is_lost(tmp_path, store, history, caplog):
     (tmp_path / "sample.txt").write_text("a sample")
     uri = "http://127.0.0.1:9"  # nobody listens there
     away = tracking.Run(tmp_path / "t", "exp", "stage", uri=uri, params={"lr": 0.1})
@@ -87,7 +50,7 @@ def test_training_goes_on_while_mlflow_is_away_and_nothing_is_lost(tmp_path, sto
     assert tracking.catch_up(tmp_path / "t", store), "what the same command does when its output is finished"
     client = mlflow.MlflowClient(store)
     (run,) = client.search_runs([client.get_experiment_by_name("exp").experiment_id])
-    assert history(store, run.info.run_id, "loss") == [(1, 1.0), (2, 2.0), (3, 3.0)]
+    assert history(run.info.run_id, "loss") == [(1, 1.0), (2, 2.0), (3, 3.0)]
     assert [a.path for a in client.list_artifacts(run.info.run_id)] == ["sample.txt"]
     assert (run.info.status, run.data.params) == ("FINISHED", {"lr": "0.1"})
 
@@ -107,7 +70,7 @@ def test_a_failing_block_ends_the_run_as_failed(tmp_path, store):
     assert mlflow.MlflowClient(store).get_run(run.run_id).info.status == "FAILED"
 
 
-def test_children_hang_under_their_parent(tmp_path, store):
+def test_children_name_their_parent(tmp_path, store):
     with tracking.tracked(tmp_path / "p", "exp", "recipe", uri=store) as parent:
         parent.wait_for_id()
         with tracking.tracked(tmp_path / "c", "exp", "stage", uri=store, parent=parent.run_id) as child:
@@ -115,29 +78,7 @@ def test_children_hang_under_their_parent(tmp_path, store):
     assert mlflow.MlflowClient(store).get_run(child.run_id).data.tags["mlflow.parentRunId"] == parent.run_id
 
 
-def test_the_store_is_beside_the_output_unless_the_user_says_otherwise(tmp_path, monkeypatch):
-    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    assert tracking.store_beside(tmp_path / "out" / "curated") == f"sqlite:///{tmp_path / 'out' / 'mlflow.db'}"
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://tracking:5000")
-    assert tracking.store_beside(tmp_path) == "http://tracking:5000"
-
-
-def test_no_telemetry():
-    """Jobs switch MLflow's usage reports off before it is imported."""
-    code = (
-        "import pipelines.cli; pipelines.cli.quiet_libraries();"
-        "import mlflow.telemetry.utils as u; print(u.is_telemetry_disabled())"
-    )
-    env = {k: v for k, v in os.environ.items() if k not in ("MLFLOW_DISABLE_TELEMETRY", "DO_NOT_TRACK", "CI")}
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=env)
-    assert done.stdout.strip() == "True", done.stderr
-
-
-def test_nested_settings_become_dotted_parameters():
-    assert tracking.flatten({"fit": {"lr": 1, "a": {"b": 2}}, "x": 3}) == {"fit.lr": 1, "fit.a.b": 2, "x": 3}
-
-
-def test_a_model_enters_the_registry_once_and_its_alias_moves_with_the_next(tmp_path, store):
+def test_a_model_is_registered_once_and_its_alias_moves_to_the_next(tmp_path, store):
     client = mlflow.MlflowClient(store)
     for attempt in ("first", "second"):
         run = tracking.Run(tmp_path / attempt, "exp", "stage", uri=store)
@@ -158,3 +99,32 @@ def test_the_registry_entry_waits_for_an_absent_server_and_a_refusal_stops_nothi
     assert "refuses" in caplog.text
     assert "lingen-demo@v1" in caplog.text
     assert mlflow.MlflowClient(store).get_model_version_by_alias("lingen-demo", "t2i").source == str(tmp_path / "model")
+
+
+def test_an_outcome_is_logged_once_however_often_the_job_is_run(tmp_path, store, history, monkeypatch):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", store)
+    (tmp_path / "report.html").write_text("kept: 3")
+    for kept in (3, 4):
+        report = [tmp_path / "report.html"]
+        data = [tracking.dataset("clips", "clips.csv", "abc", "source", {"clips": 5})]
+        tracking.log_outcome(tmp_path / "curated", "curate", {"min_s": 1.0}, {"kept": kept}, report, data)
+    client = mlflow.MlflowClient(store)
+    (run,) = client.search_runs([client.get_experiment_by_name("curate").experiment_id])
+    assert run.info.run_name == "curated"
+    assert history(run.info.run_id, "kept") == [(0, 3.0)]
+    (made,) = run.inputs.dataset_inputs
+    assert (made.dataset.name, made.dataset.digest) == ("clips", "abc")
+
+
+def test_secrets_reach_neither_mlflow_nor_the_runs_files(tmp_path, store):
+    uri = "s3://K:SECRET@b/m.csv?token=SECRET"
+    data = tracking.dataset(uri, uri, "abc", "source")
+    long = "x" * 490 + " s3://K:SECRET@b"  # cut before its end
+    params = {"input": uri, "long": long}
+    run = tracking.Run(tmp_path / "t", "exp", "stage", uri=store, params=params, tags={"source": uri}, datasets=[data])
+    run.close()
+    logged = mlflow.MlflowClient(store).get_run(run.run_id)
+    assert logged.data.params["input"] == logged.data.tags["source"] == "s3://***@b/m.csv?token=***"
+    assert logged.inputs.dataset_inputs[0].dataset.name == "s3://***@b/m.csv?token=***"
+    assert "SECRET" not in str(logged.to_dictionary())
+    assert "SECRET" not in (tmp_path / "t" / "run.json").read_text()

@@ -24,7 +24,7 @@ mlflow = pytest.importorskip("mlflow")
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 STAGE, STEPS = "demo_t2i_64p", 72
 FIT = {"steps": STEPS, "batch_size": 6, "log_every": 1, "checkpoint_every": 4, "held_out": 0, "validate_every": 0}
 ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE"}

@@ -1,0 +1,42 @@
+"""docs/mutants.md: the table of modules and the list of survivors."""
+
+from __future__ import annotations
+
+LEAST = 0.9
+
+HEAD = """# Mutants
+
+Made by `make mutants`; do not edit. A mutant is a module with one changed operator, condition or flag (mutmut's
+operators and negated conditions; what is left out, `tests/mutants/mutate.py` says). Each module's own test file runs
+on each of its mutants. At least {least:.0%} of all must be noticed, and of each survivor the reason is given here.
+
+| module | mutants | noticed | share |
+|---|--:|--:|--:|
+"""
+
+
+def page(results: dict[str, dict], reasons: dict[str, dict[str, str]]) -> tuple[str, bool]:
+    """The page, and whether enough mutants were noticed and every survivor has its reason.
+
+    Args:
+        results: module -> {"mutants": number, "survivors": names}.
+        reasons: module -> name of a survivor -> why it may survive.
+    """
+    rows, lists, explained = [], [], True
+    total = alive = 0
+    for module, result in sorted(results.items()):
+        count, survivors = result["mutants"], result["survivors"]
+        total, alive = total + count, alive + len(survivors)
+        rows.append(_row(f"`{module}`", count, len(survivors)))
+        if survivors:
+            lists.append(f"\n## {module}\n")
+        for name in survivors:
+            reason = reasons.get(module, {}).get(name)
+            explained &= reason is not None
+            lists.append(f"- `{name}`  \n  {reason or 'No reason yet.'}")
+    rows.append(_row("all", total, alive))
+    return HEAD.format(least=LEAST) + "\n".join(rows + lists) + "\n", explained and alive <= (1 - LEAST) * total
+
+
+def _row(name: str, count: int, alive: int) -> str:
+    return f"| {name} | {count} | {count - alive} | {(count - alive) / max(count, 1):.1%} |"
