@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.fsdp import FSDPModule
 
 from lingen.train.ranks import local
 
@@ -38,6 +39,7 @@ class EMA:
     @contextlib.contextmanager
     def applied_to(self, model: nn.Module) -> Iterator[None]:
         """Give the model the averaged weights inside the block, and its own again after it."""
+        _reshard(model)
         parameters = dict(model.named_parameters())
         own = {name: local(p.detach()).clone() for name, p in parameters.items()}
         with torch.no_grad():
@@ -46,6 +48,13 @@ class EMA:
         try:
             yield
         finally:
+            _reshard(model)
             with torch.no_grad():
                 for name, p in parameters.items():
                     local(p).copy_(own[name])
+
+
+def _reshard(model: nn.Module) -> None:
+    """Drop what FSDP2 gathered: without a backward pass the root stays gathered, and computes with those weights on."""
+    if isinstance(model, FSDPModule):
+        model.reshard()

@@ -43,6 +43,9 @@ def test_half_of_the_shorter_clip_must_match():
     assert by_hash([[a, b, c, d], [a, e, ~e & 2**63 - 1]], ["f", "g"]) == {}
     assert by_hash([[a, e], [a, b, c, d]], ["f", "g"]) == {1: 0}
     assert by_hash([[e, b, d], [a, a, a, a, c]], ["f", "g"]) == {}
+    # Of two equally long ones, the one that would go: three of its four stills are in the other, or one of four.
+    assert by_hash([[a, b, c, d], [a, a, a, e]], ["f", "g"]) == {1: 0}
+    assert by_hash([[a, a, a, e], [a, b, c, d]], ["f", "g"]) == {}
 
 
 def test_the_best_of_a_group_stays_and_chains_do_not_collapse():

@@ -3,7 +3,11 @@
 import pytest
 import torch
 
+from lingen.model.denoiser import Denoiser, DenoiserConfig
+from lingen.train.config import FitConfig
 from lingen.train.ema import EMA
+from lingen.train.ranks import local
+from lingen.train.sharding import shard
 
 
 def follow(ema, model, values):
@@ -48,3 +52,27 @@ def test_a_model_has_its_own_weights_again_after_the_block_also_after_an_error(m
         fail_inside()
     assert model.weight.item() == 2.0
     assert ema.weights["weight"].item() == 10.0
+
+
+def test_a_sharded_model_computes_with_its_own_weights_again_after_the_block(process_group):
+    """FSDP2 keeps the root's gathered weights when no backward pass follows: the average's, in a validation."""
+    config = DenoiserConfig(
+        width=32, depth=1, heads=2, mamba2_state=8, ssm_head_dim=16, text_dims=(8, 6), position_sizes=(4, 4, 4)
+    )
+    latent, t = torch.randn(1, config.latent_channels, 2, 4, 4), torch.tensor([0.5])
+    text = [(torch.randn(1, 3, dim), torch.ones(1, 3, dtype=torch.bool)) for dim in config.text_dims]
+    torch.manual_seed(0)
+    plain = Denoiser(config)
+    for p in plain.parameters():
+        torch.nn.init.normal_(p, std=0.1)
+    model = Denoiser(config)
+    model.load_state_dict(plain.state_dict())
+    shard(model, FitConfig())
+    ema = EMA(model, 0.9)
+    for weights in ema.weights.values():
+        local(weights).zero_()
+    with torch.no_grad():
+        for _ in range(2):  # the samples of a step follow its validation
+            with ema.applied_to(model):
+                assert model(latent, t, text).eq(0).all()
+        torch.testing.assert_close(model(latent, t, text), plain(latent, t, text))
