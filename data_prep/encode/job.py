@@ -179,5 +179,5 @@ def _summarize(
 def _remove_partial_files(output: Path) -> None:
     """Remove the shards that a killed run left half written."""
     for tree in ("latents", "text"):
-        for path in Path(output, tree).rglob(".??????.tar.????????"):
+        for path in Path(output, tree).rglob(".??????.tar.*"):
             path.unlink(missing_ok=True)

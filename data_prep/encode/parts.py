@@ -13,8 +13,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from lingen.io.job_files import PART_FILES, remove_files
 from data_prep.media.errors import INTERNAL
+from lingen.io.job_files import PART_FILES, remove_files
 from lingen.io.manifest import read_json, write_json
 
 PARTS, IN_HAND = "parts", ".in_hand"

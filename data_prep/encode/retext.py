@@ -6,13 +6,15 @@ import dataclasses
 import os
 import shutil
 import time
+from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
 
-from data_prep.encode.error_table import read_errors, write_errors
+from data_prep.encode.error_table import ErrorRow, read_errors, write_errors
 from data_prep.encode.job import index_digests, text_digests
 from data_prep.encode.parts import remove_parts
 from data_prep.encode.pool import EncodeWorkers, pool_size
+from data_prep.encode.summary import EncodeSummary
 from data_prep.encode.texts import Encoders, text_tree, write_text
 from data_prep.ray_cluster import connect
 from lingen.data.index_file import INDEX, read_index
@@ -62,6 +64,7 @@ def retext(config: RetextConfig) -> RetextResult:
     started = time.time()
     source = require_manifest(config.shards, "encode", "--shards")
     require_apart(config.output, config.shards, "--shards")
+    before = EncodeSummary.from_folder(config.shards)
     index = ShardIndex.open(config.shards)
     encoders = parse_text_encoders(config.text)
     digests = text_digests(encoders)
@@ -78,11 +81,14 @@ def retext(config: RetextConfig) -> RetextResult:
     share(config.shards, folder.path, tae_files(config.shards))
     connect()
     pool_size(config.workers)
-    errors = read_errors(config.shards)
+    new_errors: list[ErrorRow] = []
     for name in done.embedded:
-        errors += write_text(folder.path, list(index.buckets), name, encoders[name], content["dtype"], config.workers)
-    write_errors(folder.path, errors)
-    summary = source["outputs"]["summary"] | {"seconds": time.time() - started}
+        encoder = encoders[name]
+        new_errors += write_text(folder.path, list(index.buckets), name, encoder, content["dtype"], config.workers)
+    write_errors(folder.path, [*read_errors(config.shards), *new_errors])
+    summary = dataclasses.asdict(before)
+    summary["errors"] = Counter(before.errors) + Counter(row["reason"] for row in new_errors)
+    summary["seconds"] = time.time() - started
     folder.publish(index_digests(folder.path) | {"summary": summary}, started)
     remove_parts(folder.path)
     return done

@@ -11,6 +11,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import os
+import stat
 import tempfile
 import threading
 from abc import ABC, abstractmethod
@@ -126,9 +127,13 @@ class LocalFiles(ByteRanges):
         fd = self._open.get(name)
         if fd is None:
             try:
-                fd = os.open(os.path.join(self.root, name), os.O_RDONLY | getattr(os, "O_CLOEXEC", 0))
+                # Not blocking: opening a pipe would wait for a writer.
+                fd = os.open(os.path.join(self.root, name), os.O_RDONLY | os.O_NONBLOCK | getattr(os, "O_CLOEXEC", 0))
             except FileNotFoundError:
                 raise FileNotFoundError(f"{self.root}: {name} is missing") from None
+            if not stat.S_ISREG(os.fstat(fd).st_mode):
+                os.close(fd)
+                raise FileNotFoundError(f"{self.root}: {name} is not a file")
             self._open[name] = fd
             if len(self._open) > MAX_OPEN_FILES:
                 os.close(self._open.popitem(last=False)[1])

@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
+from data_prep.curate.estimate import Estimate
 from data_prep.curate.ledger import Ledger
 from data_prep.media.errors import replay
 from jobs import curate
@@ -43,7 +44,7 @@ def hostile(clips, tmp_path):
         "text_orientation.jpg": "",
         "two_orientations.jpg": "",
         "frog.mp4": "",
-        "strip.png": "short_side",
+        "strip.png": "too_small",
         "unknown_codec.mp4": "unsupported_codec",
         "pipe.mp4": "not_a_file",
         "huge.mp4": "too_large",
@@ -86,3 +87,11 @@ def test_the_closing_table_says_how_to_replay_a_bug_of_ours(tmp_path):
     ledger.decide("read", "error", "truncated", "cut", where=~first)
     ledger.write(tmp_path / "ledger.parquet", "")
     assert curate.internal_errors(tmp_path) == [detail]
+
+
+def test_an_estimate_says_how_to_replay_a_bug_of_ours(monkeypatch, capsys):
+    detail = f"TypeError: x (y.py:1); replay: {replay('a.mp4')}"
+    found = Estimate({"probe": 1.0}, 1, 1, 0.0, 0.0, 1, 1, 1.0, [detail])
+    monkeypatch.setattr(curate, "estimate_run", lambda config: found)
+    curate.print_estimate(None)
+    assert f"internal error, a bug of ours, please report it: {detail}" in capsys.readouterr().out

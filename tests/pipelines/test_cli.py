@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from data_prep.media.errors import OurBug
 from lingen.io.manifest import OutputFolder, write_atomic
 from pipelines import cli
 
@@ -56,6 +57,14 @@ def test_user_errors_are_one_line_but_bugs_keep_their_traceback(monkeypatch, cap
     monkeypatch.setattr("sys.argv", ["job", "--input", "x"])
     with pytest.raises(ValueError, match="Expecting property name"):
         cli.main(Config, lambda config: json.loads("{"))
+
+
+def test_files_that_all_meet_a_bug_of_ours_end_the_job_with_one_line_and_1(monkeypatch, capsys):
+    def bug(config):
+        raise OurBug("20 different files in a row ...")
+
+    code, err = run(monkeypatch, capsys, "--input", "x", job=bug)
+    assert (code, err) == (1, "error: 20 different files in a row ...")
 
 
 def test_done_and_preempted_codes(monkeypatch, capsys):

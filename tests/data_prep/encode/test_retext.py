@@ -3,10 +3,12 @@ import os
 import pytest
 import torch
 
-from data_prep.encode.error_table import ERRORS, read_errors
+from data_prep.encode import texts
+from data_prep.encode.error_table import ERROR_COLUMNS, ERRORS, read_errors
 from data_prep.encode.retext import RetextConfig, retext, share
+from data_prep.encode.summary import EncodeSummary
 from lingen.data.shard_index import ShardIndex
-from lingen.io.manifest import read_manifest
+from lingen.io.manifest import read_manifest, write_json
 from lingen.text.encoders import build_text_encoder, parse_text_encoders
 
 
@@ -92,3 +94,22 @@ def test_a_folder_of_an_older_retext_has_no_errors_to_share(encoded, without_ray
     retext(RetextConfig(shards=encoded, output=tmp_path / "out", text=("lingen-tiny",)))
     assert read_errors(tmp_path / "out") == []
     assert (tmp_path / "out" / ERRORS).is_file()
+
+
+def test_a_folder_without_a_summary_is_refused_before_any_work(encoded, without_ray, tmp_path):
+    manifest = read_manifest(encoded)
+    del manifest["outputs"]["summary"]
+    write_json(encoded / "manifest.json", manifest)
+    with pytest.raises(ValueError, match=r"its manifest\.json has no summary of jobs/encode\.py; encode it again"):
+        retext(RetextConfig(shards=encoded, output=tmp_path / "out", text=("b=lingen-tiny,seed=7",)))
+    assert without_ray == []
+    assert not (tmp_path / "out").exists()
+
+
+def test_captions_that_cannot_be_embedded_are_counted(encoded, without_ray, tmp_path, monkeypatch):
+    row = dict.fromkeys(ERROR_COLUMNS, "") | {"clip_id": "x", "reason": "internal_error"}
+    written = texts.write_text
+    monkeypatch.setattr("data_prep.encode.retext.write_text", lambda *args: [row] if written(*args) == [] else None)
+    retext(RetextConfig(shards=encoded, output=tmp_path / "out", text=("b=lingen-tiny,seed=7",)))
+    assert read_errors(tmp_path / "out") == [*read_errors(encoded), row]
+    assert EncodeSummary.from_folder(tmp_path / "out").errors == {"truncated": 2, "internal_error": 1}

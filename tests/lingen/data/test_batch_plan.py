@@ -147,6 +147,18 @@ def test_bad_arguments_are_named(change, message):
         BatchPlan(index(**SIZES), **({"seed": 0, "batch_size": 4} | change))
 
 
+def test_a_batch_may_be_one_sample():
+    plan = BatchPlan(index(**SIZES), seed=0, batch_size=1, image_ratio=0)
+    assert [len(plan[step].samples) for step in range(3)] == [1, 1, 1]
+
+
+def test_steps_begin_at_0():
+    plan = BatchPlan(index(**SIZES), seed=0, batch_size=4)
+    assert plan[0].step == 0
+    with pytest.raises(IndexError, match="step -1 is negative"):
+        plan[-1]
+
+
 def test_the_order_is_what_it_was():
     """Checkpoints of older runs rely on it: a change here changes what every resumed run sees next."""
     plan = BatchPlan(index(**SIZES), seed=11, batch_size=3)

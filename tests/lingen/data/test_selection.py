@@ -44,6 +44,18 @@ def test_a_selection_can_be_selected_from(shards):
     assert keys(select(select(shards, 0.25)[0], 0.5)[0]) == keys(select(shards, 0.5)[0])
 
 
+def test_a_bucket_that_is_taken_whole_is_read_without_a_detour(shards):
+    train, _ = select(shards, 0.0)
+    assert all(train.buckets[name] is bucket for name, bucket in shards.buckets.items())
+
+
+def test_names_of_clips_may_look_like_the_names_of_windows(make_shards):
+    clips = [f"9{i}_w{i}-0-1000" for i in range(4)]
+    index = ShardIndex.open(make_shards({"image_64x64": 4}, clip_ids=clips))
+    train, _ = select(index, 0.0, clips=clips[1:3])
+    assert keys(train) == {"image_64x64": {f"{clip}_w0000" for clip in clips[1:3]}}
+
+
 def test_licences_are_counted_over_what_is_trained_on(shards):
     assert licences(select(shards, 0.25)[0]) == {"CC-BY-4.0": 96}
 

@@ -1,3 +1,4 @@
+import os
 import threading
 
 import fsspec
@@ -59,3 +60,9 @@ def test_many_threads_share_few_descriptors(tmp_path, monkeypatch):
     for t in threads:
         t.join()
     assert not wrong
+
+
+def test_a_pipe_is_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "0.tar")
+    with pytest.raises(FileNotFoundError, match=r"0\.tar is not a file"):
+        ByteRanges.open(tmp_path).read("0.tar", 0, 10, Scratch())

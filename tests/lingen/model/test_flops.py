@@ -94,9 +94,10 @@ def test_a_mamba1_with_review_tokens_by_hand(E):
     assert cost["ssm"] == 2 * (4 * E * 56 * 8 * 256 + 2 * E * 56 * 256)
 
 
-def test_the_parts_that_are_no_mixer_by_hand():
-    """A tiny DiT of 3 x 4 x 5 tokens: products of matrices, of 2 multiply-adds each."""
-    c = dataclasses.replace(SMALL, mixer="attention", ffn_ratio=4.0, adaln="layer")
+@pytest.mark.parametrize(("adaln", "modulations"), [("single", 1), ("layer", 2)])
+def test_the_parts_that_are_no_mixer_by_hand(adaln, modulations):
+    """A tiny DiT of two layers and 3 x 4 x 5 tokens."""
+    c = dataclasses.replace(SMALL, mixer="attention", ffn_ratio=4.0, adaln=adaln)
     tokens, d, text = math.prod(c.token_grid((3, 8, 10))), 256, 7
     assert tokens == 60
     parts = forward_flops(c, (3, 8, 10), text_tokens=text)
@@ -107,7 +108,7 @@ def test_the_parts_that_are_no_mixer_by_hand():
     assert parts["self_attention.projections"] == 2 * 4 * matmul(tokens, d, d)
     assert parts["self_attention.attention"] == 2 * 2 * matmul(tokens, d, tokens)
     patches = 2 * matmul(tokens, c.latent_channels * math.prod(c.patch), d)  # in and out
-    timestep = matmul(1, 256, d) + matmul(1, d, d) + 2 * matmul(1, d, 6 * d)
+    timestep = matmul(1, 256, d) + matmul(1, d, d) + modulations * matmul(1, d, 6 * d)
     assert parts["embeddings"] == patches + timestep + matmul(text, 64 + 32, d)
     assert flops.training_flops(c, (3, 8, 10), text) == 3 * sum(parts.values())
 

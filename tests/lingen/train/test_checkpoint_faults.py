@@ -203,6 +203,9 @@ def test_a_persons_copies_links_and_notes_are_left(start, tmp_path):
     (tmp_path / "step_00000001").rename(tmp_path / "step_00000001_best")
     assert checkpoints(tmp_path) == []
     discard(tmp_path / "absent")
+    (tmp_path / "step_00000009").mkdir()
+    (tmp_path / "step_00000009/__0_0.distcp").write_text("half deleted before")
+    discard(tmp_path / "step_00000009")
     (tmp_path / "link").symlink_to(tmp_path / "step_00000001_best")
     discard(tmp_path / "link")
     assert [p.name for p in tmp_path.iterdir()] == ["step_00000001_best"]

@@ -141,12 +141,13 @@ def test_the_average_is_validated_at_the_start_when_due_and_at_the_end():
     validation = HeldOutValidation(2, measure, model, ema, torch.device("cpu"), lambda s, m: logged.update({s: m}))
     validation.start(0)
     for number in range(5):
-        step = Step(number, last=number == 4)
+        step = Step(number, last=number == 4, metrics={"loss": 1.0})
         validation.after_step(step)
         metrics[step.done] = step.metrics
         assert model.weight.item() == 7.0
     assert logged == {0: {"val/loss": 3.0}}
-    assert metrics == {1: {}, 2: {"val/loss": 3.0}, 3: {}, 4: {"val/loss": 3.0}, 5: {"val/loss": 3.0}}
+    without, added = {"loss": 1.0}, {"loss": 1.0, "val/loss": 3.0}
+    assert metrics == {1: without, 2: added, 3: without, 4: added, 5: added}
     assert validation.values == {"val/loss": 3.0}
 
     logged.clear()
