@@ -23,6 +23,16 @@ def test_adjacency_reproduces_the_committed_result(tmp_path):
     assert fresh["axis_neighbours"]["rms"] == [352.33, 342.0, 1.0, 1.0]
 
 
+def test_bare_decoding_does_not_mind_metadata_that_is_no_text(clips, tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(BENCHMARKS)
+    from curation_decode import bare
+
+    source, path = clips / "videos" / "learning-area_frog.mp4", tmp_path / "a.mp4"
+    path.write_bytes(source.read_bytes().replace(b"Apple Video Media", b"\xff\xfe" + b"Video\xe9" * 2 + b"..."))
+    assert path.read_bytes() != source.read_bytes()
+    assert bare(str(path), 1)["frames"] == bare(str(source), 1)["frames"] > 0
+
+
 def test_the_gpu_script_runs_at_toy_size_and_refuses_without_a_gpu(tmp_path):
     output = tmp_path / "gpu.json"
     done = run(

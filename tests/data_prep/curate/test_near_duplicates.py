@@ -85,6 +85,30 @@ def test_embeddings_of_different_files_only(monkeypatch):
         assert near_duplicates_by_embedding(chain, np.arange(4), np.array([1, 3, 2, 5]), 0.97) == {2: 3, 0: 1}
 
 
+@pytest.mark.parametrize("chunk", [1, 2, 3, 7, 2048])
+def test_embeddings_in_chunks_decide_as_one_by_one(monkeypatch, chunk):
+    """Against the rule itself: best first, each clip against those that stay, the best of them named."""
+    monkeypatch.setattr(near_duplicates, "CHUNK", chunk)
+    for seed in range(8):
+        rng = np.random.default_rng(seed)
+        vectors = np.eye(6)[rng.integers(0, 6, 30)] + 0.35 * rng.normal(size=(30, 6))
+        vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+        files, rank = rng.integers(0, 12, 30), rng.permutation(30).astype(float)
+        stay, expected = [], {}
+        for i in np.argsort(-rank).tolist():
+            same = [k for k in stay if vectors[i] @ vectors[k] >= 0.8 and files[i] != files[k]]
+            if same:
+                expected[i] = same[0]
+            else:
+                stay.append(i)
+        assert 5 < len(expected) < 25
+        assert near_duplicates_by_embedding(vectors, files, rank, 0.8) == expected
+
+
+def test_equal_embeddings_are_the_same_footage_at_the_strictest_limit():
+    assert near_duplicates_by_embedding(np.eye(2)[[0, 1, 0]], np.arange(3), np.zeros(3), 1.0) == {2: 0}
+
+
 @pytest.mark.parametrize(
     ("flag", "bad", "good"),
     [("max-bits", (-1, 17), (0, 16, None)), ("min-cosine", (0, 1.01, -0.5), (0.01, 1, None))],

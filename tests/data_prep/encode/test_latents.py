@@ -5,7 +5,7 @@ import torch
 from data_prep.encode import latents
 from data_prep.encode.latents import LatentSettings, LatentWorker
 from data_prep.encode.layout import ShardLayout
-from data_prep.encode.parts import is_done, read_part
+from data_prep.encode.parts import part_path, read_part
 from data_prep.media.errors import IN_A_ROW, MediaError
 from lingen.data.buckets import Bucket
 from lingen.data.shards import LATENT, METADATA, read_shard, unpack_latent, unpack_metadata
@@ -219,6 +219,6 @@ def test_many_different_clips_in_a_row_say_stop_and_leave_the_shard_to_be_made_a
     assert (result["samples"], max(asked)) == (0, 9 + IN_A_ROW)
     assert result["stop"].startswith("20 different files in a row raised what nobody expected: this is a bug of ours")
     assert "KeyError: 0 (probe.py:7); replay: python -m data_prep.encode.replay frames" in result["stop"]
-    assert is_done(tmp_path, "latents", BUCKET.name, shards[0].name)
-    assert not is_done(tmp_path, "latents", BUCKET.name, shards[1].name)
+    assert part_path(tmp_path, "latents", BUCKET.name, shards[0].name).is_file()
+    assert not part_path(tmp_path, "latents", BUCKET.name, shards[1].name).exists()
     assert len(list((tmp_path / "latents").rglob("*"))) == 2

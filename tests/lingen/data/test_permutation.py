@@ -45,6 +45,22 @@ def test_neighbours_do_not_stay_neighbours():
     assert abs(np.mean([np.corrcoef(order[:-1], order[1:])[0, 1] for order in orders])) < 0.01
 
 
+@pytest.mark.parametrize(
+    ("n", "places"),
+    [
+        (63, [20, 60, 4, 39]),
+        (64, [5, 45, 46, 23]),
+        (65, [56, 7, 39, 45]),
+        (127, [44, 116, 50, 93]),
+        (128, [21, 93, 57, 69]),
+        (1000, [694, 735, 67, 453]),
+    ],
+)
+def test_the_permutation_is_what_it_was(n, places):
+    """Resumed runs rely on it; the sizes are those beside powers of two, where the network's width changes."""
+    assert permute(np.array([0, 1, n // 2, n - 1], np.uint64), n, 7).tolist() == places
+
+
 def test_mixing_is_splitmix64():
     """The first outputs of the reference implementation, seed 0 (Vigna, splitmix64.c)."""
     states = np.array([0, 0x9E3779B97F4A7C15, 2 * 0x9E3779B97F4A7C15 % 2**64], np.uint64)

@@ -94,6 +94,23 @@ def test_a_mamba1_with_review_tokens_by_hand(E):
     assert cost["ssm"] == 2 * (4 * E * 56 * 8 * 256 + 2 * E * 56 * 256)
 
 
+@pytest.mark.parametrize("E", [1, 2])
+def test_executed_convolutions_take_one_product_per_token_channel_and_tap(E):
+    """Of Mamba-2, B and C (32 each) are convolved as well as x; of Mamba-1, x alone. There are two directions."""
+    c = dataclasses.replace(SMALL, ssm_expand=E, ssm_conv=3)
+    for cost, channels in ((flops.mamba2_flops, 256 * E + 32 + 32), (flops.mamba1_flops, 256 * E)):
+        assert cost(c, 50, 6, 3, executed=True)["conv"] == 2 * (2 * 3 * 56 * channels)
+
+
+@pytest.mark.parametrize("depth", [1, 2, 3])
+def test_every_second_layers_windows_are_shifted(depth):
+    c, latents = dataclasses.replace(SMALL, depth=depth), (5, 12, 14)
+    plain, shifted = (flops.window_pairs(c.token_grid(latents), c.tesa_window, s) for s in (False, True))
+    assert plain != shifted
+    expected = matmul(1, 256, 1) * 2 * sum([plain, shifted, plain][:depth])
+    assert forward_flops(c, latents)["tesa.attention"] == expected
+
+
 @pytest.mark.parametrize(("adaln", "modulations"), [("single", 1), ("layer", 2)])
 def test_the_parts_that_are_no_mixer_by_hand(adaln, modulations):
     """A tiny DiT of two layers and 3 x 4 x 5 tokens."""
