@@ -7,8 +7,10 @@ import functools
 import logging
 import os
 import secrets
+import signal
 import stat
 import tempfile
+import threading
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
@@ -35,13 +37,14 @@ def connect() -> None:
     os.environ.setdefault("RAY_TRAIN_V2_ENABLED", "1")
     init = functools.partial(ray.init, log_to_driver=False, logging_level=logging.ERROR)
     if os.environ.get("RAY_ADDRESS"):
-        with _no_stderr():
+        with _no_stderr(), _own_sigterm():
             init()
     else:
         # A waiting OpenMP thread spins by default: with any other busy process that makes steps three times as long.
         os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
         # Ray read RAY_AUTH_MODE when it was imported; it turns to tokens now only if the variable is absent.
-        with _no_stderr(), _environment(LOOPBACK | TOKEN | {"RAY_AUTH_MODE": None}), _loopback():
+        environment = _environment(LOOPBACK | TOKEN | {"RAY_AUTH_MODE": None})
+        with _no_stderr(), _own_sigterm(), environment, _loopback():
             folder = private_folder() / "ray"  # Ray opens its own folder to everybody; the one around it stays closed
             init(address="local", include_dashboard=False, _temp_dir=str(folder))
 
@@ -88,6 +91,15 @@ def _no_stderr() -> Iterator[None]:
         os.dup2(kept, 2)
         os.close(kept)
         os.close(nothing)
+
+
+@contextlib.contextmanager
+def _own_sigterm() -> Iterator[None]:
+    """Keep the program's handler of SIGTERM: Ray puts a C++ one in its place, which prints a stack and aborts."""
+    handler = signal.getsignal(signal.SIGTERM)
+    yield
+    if callable(handler) and threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, handler)
 
 
 def private_folder() -> Path:

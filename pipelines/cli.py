@@ -9,10 +9,13 @@ import io
 import logging
 import os
 import re
+import signal
 import sys
+import threading
 import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from types import FrameType
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 import tyro
@@ -39,7 +42,7 @@ def main(
 ) -> NoReturn:
     """Parse the command line, run `job` on it and exit.
 
-    Exit codes: 0 done, 1 the disk is full or a bug of ours, 2 bad configuration, 75 preempted, 130 Ctrl-C.
+    Exit codes: 0 done, 1 the disk is full or a bug of ours, 2 bad configuration, 75 preempted (SIGTERM), 130 Ctrl-C.
 
     Args:
         config_class: the dataclass that the flags are parsed into.
@@ -47,6 +50,13 @@ def main(
     """
     quiet_libraries()
     config: Config | None = None
+    told_to_end = threading.Event()
+
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        told_to_end.set()
+        raise KeyboardInterrupt  # the one exception of a signal that Ray hands on
+
+    signal.signal(signal.SIGTERM, interrupt)
     try:
         config = parse(config_class, defaults=defaults(sys.argv[1:]) if defaults else {})
         _check_output(config)
@@ -59,8 +69,9 @@ def main(
         print(f"preempted: {stop}", file=sys.stderr)
         leave(PREEMPTED)
     except KeyboardInterrupt:
-        print("stopped by Ctrl-C; the same command continues from here", file=sys.stderr)
-        leave(130)
+        by = "SIGTERM" if told_to_end.is_set() else "Ctrl-C"
+        print(f"stopped by {by}; the same command continues from here", file=sys.stderr)
+        leave(PREEMPTED if told_to_end.is_set() else 130)
     except OurBug as bug:
         fail(str(bug), FAILED)
     except Exception as error:

