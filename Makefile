@@ -36,6 +36,9 @@ test-fast: $(STAMP) ## the tests that are not marked slow, in under two minutes
 mutants: $(STAMP) ## which changes of a module its own tests do not notice; writes docs/mutants.md (MODULES=..., else all: half an hour)
 	@$(BIN)/python -m tests.mutants $(MODULES)
 
+faults: $(STAMP) ## the fault matrix (ten minutes, root for small disks); writes docs/reliability.md
+	@LINGEN_FAULTS=1 LINGEN_WRITE_FAULTS=1 $(BIN)/python -m pytest tests/faults
+
 lint: $(STAMP) ## ruff, types, and the order of storeys and rooms
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .

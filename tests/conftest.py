@@ -16,6 +16,9 @@ os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # two test processes share two cores; more threads only wait
 os.environ.setdefault("RAY_TRAIN_V2_ENABLED", "1")
 
+# The fault matrix takes ten minutes: `make faults`.
+collect_ignore_glob = [] if os.environ.get("LINGEN_FAULTS") else ["faults/*"]
+
 SHARED_CLIPS = Path(__file__).parents[2] / "shared" / "clips"
 
 
