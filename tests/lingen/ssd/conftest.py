@@ -10,15 +10,6 @@ import torch
 from lingen.ssd import ssd
 
 
-@pytest.fixture(autouse=True)
-def one_thread():
-    """For the same reason as in tests/lingen/model/conftest.py."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 @pytest.fixture
 def scan_inputs():
     """scan_inputs(length, ...) -> (arguments of ssd by name, gradients that its two outputs receive)."""
