@@ -7,6 +7,8 @@ digests of the inputs) resumes or skips; another key is refused, so that two set
 `--overwrite` empties a folder only if the same job made it and nothing else is in it. Deleting rather than keeping is
 for the size of checkpoints and latents; a folder with anything else in it, such as notes or a reviewed quality.csv, is
 renamed to NAME.replaced-DATE-TIME as a whole, and what another job or a person made is refused.
+
+Two processes with one folder would double its reports: the second is refused while the first has its `OutputFolder`.
 """
 
 from __future__ import annotations
@@ -24,6 +26,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from lingen.io.folder_lock import FolderLock
 from lingen.io.job_files import FILES, foreign_files, move_aside, remove_files
 from lingen.io.redact import redacted
 
@@ -186,7 +189,7 @@ def require_manifest(folder: str | Path, job: str, field: str) -> dict[str, Any]
 
 @dataclasses.dataclass(frozen=True)
 class OutputFolder:
-    """A job's output folder, claimed for one key."""
+    """A job's output folder, claimed for one key, and locked as long as this object lives."""
 
     path: Path
     job: str
@@ -195,6 +198,7 @@ class OutputFolder:
     """JSON values: all that decides the content"""
     inputs: dict[str, Any]
     """name -> digest"""
+    lock: FolderLock = dataclasses.field(repr=False, compare=False)
 
     @classmethod
     def open(
@@ -211,12 +215,13 @@ class OutputFolder:
                 moved aside.
 
         Raises:
-            ValueError: the folder belongs to another key (the first difference is named) and `overwrite` is off; or it
-                is none of this job's.
+            ValueError: the folder belongs to another key (the first difference is named) and `overwrite` is off; it is
+                none of this job's; or another process is writing it.
         """
-        folder = cls(Path(path), job, redacted(to_plain(config)), redacted(to_plain(inputs)))
-        if os.path.lexists(path) and not folder.path.is_dir():
+        if os.path.lexists(path) and not Path(path).is_dir():
             raise ValueError(f"--output: {path} is not a folder; name one")
+        lock = FolderLock.take(Path(path))
+        folder = cls(Path(path), job, redacted(to_plain(config)), redacted(to_plain(inputs)), lock)
         before = read_claim(path)
         if before is not None and before["key"] == folder.key:
             return folder
@@ -226,7 +231,7 @@ class OutputFolder:
                 "choose another --output, or add --overwrite to replace it"
             )
         if before is not None:
-            folder._replace(before)
+            folder = folder._replace(before)
         elif folder.path.exists() and any(folder.path.iterdir()):
             raise ValueError(f"--output: {path} is not empty and was not made by this job; choose another folder")
         claim = {"job": job, "key": folder.key, "config": folder.config, "inputs": folder.inputs}
@@ -266,8 +271,8 @@ class OutputFolder:
         write_json(self.path / MANIFEST, manifest)
         return manifest
 
-    def _replace(self, before: dict[str, Any]) -> None:
-        """Make room for this key where another one was.
+    def _replace(self, before: dict[str, Any]) -> OutputFolder:
+        """Make room for this key where another one was. Returns the folder, with the lock of what is there now.
 
         Raises:
             ValueError: this job did not make the folder, or the path is a link to it.
@@ -283,9 +288,10 @@ class OutputFolder:
             log.warning(
                 "%s has files that jobs/%s.py did not write (%s): it is now %s", self.path, self.job, names, aside
             )
-        else:
-            # The claim stays until the new one is written over it: killed in between, the same command goes on here.
-            remove_files(self.path, FILES[self.job], keep=[CONFIG])
+            return dataclasses.replace(self, lock=FolderLock.take(self.path))
+        # The claim stays until the new one is written over it: killed in between, the same command goes on here.
+        remove_files(self.path, FILES[self.job], keep=[CONFIG])
+        return self
 
     def _difference(self, before: dict[str, Any]) -> str:
         if before.get("job") != self.job:

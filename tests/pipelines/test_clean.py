@@ -114,20 +114,20 @@ def test_make_passes_any_name_of_a_folder(made, tmp_path):
     (tmp_path / "a").mkdir()
     (tmp_path / "b").mkdir()
     odd = made.rename(tmp_path / "a b'\"; touch pwned; #$$(x)")
-    code, out, err = command("make", "clean", python, f"OUT={str(odd).replace('$', '$$')}")
+    code, out, err = command("make", "--no-print-directory", "clean", python, f"OUT={str(odd).replace('$', '$$')}")
     assert (code, out) == (0, f"removed {odd}\n"), err
     assert sorted(p.name for p in tmp_path.iterdir()) == ["a", "b"]
     assert not (ROOT / "pwned").exists()
     for folder in (tmp_path, "/"):
-        code, out, err = command("make", "clean", python, f"OUT={folder}")
+        code, out, err = command("make", "--no-print-directory", "clean", python, f"OUT={folder}")
         assert code == 2
         assert err.startswith(f"error: OUT: {folder} is no folder that the demo made\n")
-    assert command("make", "clean", python, "OUT=")[0] == 2
-    assert command("make", "clean", python, f"OUT={tmp_path / 'absent'}")[:2] == (0, "")
+    assert command("make", "--no-print-directory", "clean", python, "OUT=")[0] == 2
+    assert command("make", "--no-print-directory", "clean", python, f"OUT={tmp_path / 'absent'}")[:2] == (0, "")
 
 
 def test_the_demo_gets_its_folders_through_the_environment():
-    code, out, err = command("make", "-n", "demo", "OUT=a b", "CLIPS=c d")
+    code, out, err = command("make", "--no-print-directory", "-n", "demo", "OUT=a b", "CLIPS=c d")
     assert code == 0, err
     assert 'run --recipe demo --output "$OUT" --clips "$CLIPS"' in out
     assert "a b" not in out

@@ -1,3 +1,5 @@
+import os
+
 import numpy as np
 import pytest
 import torch
@@ -74,8 +76,8 @@ def test_other_weights_are_refused(tmp_path):
     torch.save({"features.0.weight": torch.zeros(1)}, tmp_path / "x.pth")
     with pytest.raises(ValueError, match=r"fit\.perceptual: .*x\.pth does not contain the weights of .* vgg16"):
         PerceptualLoss(tmp_path / "x.pth")
-    torch.save({"features.0.weight": print}, tmp_path / "x.pth")
-    with pytest.raises(ValueError, match=r"fit\.perceptual: .* \(.*x\.pth names print, .* refused\)$"):
+    torch.save({"features.0.weight": os.system}, tmp_path / "x.pth")
+    with pytest.raises(ValueError, match=r"fit\.perceptual: .* \(.*x\.pth names posix\.system, .* refused\)$"):
         PerceptualLoss(tmp_path / "x.pth")
 
 
