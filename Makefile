@@ -20,11 +20,13 @@ $(STAMP): pyproject.toml constraints.txt
 	@touch $(STAMP)
 
 # What users set reaches commands through the environment: spaces and quotes in it mean nothing to the shell.
+# FLAGS is one argument: pipeline.py takes the words apart, and quotes in it hold a word together.
 demo clean: export OUT := $(OUT)
 demo: export CLIPS := $(CLIPS)
+demo: export FLAGS := $(FLAGS)
 
-demo: $(STAMP) ## curate, train, encode and generate at small size (CLIPS=folder-or-manifest for your own, OUT=folder)
-	@$(BIN)/python jobs/pipeline.py run --recipe demo --output "$$OUT" $(if $(CLIPS),--clips "$$CLIPS")
+demo: $(STAMP) ## curate, train, encode and generate at small size (CLIPS=folder-or-manifest for your own, OUT=folder, FLAGS="--curate.license.assume CC0-1.0")
+	@$(BIN)/python jobs/pipeline.py run --recipe demo --output "$$OUT" $(if $(CLIPS),--clips "$$CLIPS") $(if $(FLAGS),--flags="$$FLAGS")
 
 # Two at a time; a file's tests stay together, and the files in the order that tests/conftest.py gives them.
 test: $(STAMP) ## the test suite; ends with what was skipped and why
@@ -39,7 +41,7 @@ mutants: $(STAMP) ## which changes of a module its own tests do not notice; writ
 faults: $(STAMP) ## the fault matrix (ten minutes, root for small disks); writes docs/reliability.md
 	@LINGEN_FAULTS=1 LINGEN_WRITE_FAULTS=1 $(BIN)/python -m pytest tests/faults
 
-lint: $(STAMP) ## ruff, types, and the order of storeys and rooms
+lint: $(STAMP) ## ruff, types, and the order of layers and rooms
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy

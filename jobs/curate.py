@@ -8,8 +8,10 @@ import pyarrow.parquet as pq
 from data_prep.curate.config import CurateConfig
 from data_prep.curate.job import curate, estimate_run, what_if
 from data_prep.curate.ledger import FINAL
+from data_prep.curate.story import why_nothing_was_kept
 from data_prep.media.errors import INTERNAL
 from lingen.io.manifest import require_manifest
+from lingen.io.progress import length
 from lingen.io.redact import printable, redact
 from pipelines import cli
 from pipelines.tracking import dataset, flatten, log_outcome
@@ -20,11 +22,11 @@ def run(config: CurateConfig) -> None:
     if config.estimate:
         print_estimate(config)
     elif config.what_if:
-        choices = [(c.rule, c.threshold, "<" if c.configured else "", c.clips, c.hours) for c in what_if(config)]
-        print(cli.table(choices, header=("threshold", "value", "now", "clips", "hours")))
-        print(
-            "\nclips that pass all thresholds, with one of them changed; captions and near-duplicates are decided later"
-        )
+        choices = [
+            (c.rule, c.threshold, "<" if c.configured else "", c.clips, length(c.hours)) for c in what_if(config)
+        ]
+        print(cli.table(choices, header=("threshold", "value", "now", "clips", "video")))
+        print("\nclips that pass all thresholds, with one of them changed; near-duplicates are decided later")
     else:
         summary = curate(config)
         print(cli.table(summary.rows(), header=("curation", "")))
@@ -35,6 +37,8 @@ def run(config: CurateConfig) -> None:
         log_outcome(config.output, "lingen-curate", flatten(params), numbers, [report], datasets(config, numbers))
         for detail in internal_errors(config.output)[:3]:
             print(f"\ninternal error, a bug of ours, please report it: {printable(detail)}")
+        for line in ["", *advice] if (advice := why_nothing_was_kept(config.output)) else []:
+            print(printable(line))
         print(f"\nclips: {config.output}/clips.parquet   all decisions: ledger.parquet   report: report.html")
 
 
@@ -58,13 +62,14 @@ def datasets(config: CurateConfig, numbers: dict[str, float]) -> list[dict]:
 def print_estimate(config: CurateConfig) -> None:
     """Print how long the whole run will take."""
     found = estimate_run(config)
+    size = f"{found.gigabytes:.1f} GB" if found.gigabytes >= 1 else f"{1000 * found.gigabytes:.1f} MB"
     print(cli.table(found.rows(), header=("stage", "s per file", "share")))
     for detail in found.internal_errors[:3]:
         print(f"\ninternal error, a bug of ours, please report it: {printable(detail)}")
     print(
-        f"\n{found.sampled} files measured ({found.failed} unusable, {found.video_hours:.2f} h of video, "
-        f"{found.gigabytes:.2f} GB); slowest stage: {found.bottleneck}\n"
-        f"all {found.total_files} files with {found.workers} workers: about {found.hours:.2f} h"
+        f"\n{found.sampled} files measured ({found.failed} unusable, {length(found.video_hours)} of video, "
+        f"{size}); slowest stage: {found.bottleneck}\n"
+        f"all {found.total_files} files with {found.workers} workers: about {length(found.hours)}"
     )
 
 

@@ -10,21 +10,26 @@ from pipelines import cli
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class DemoClipsConfig:
-    """Make small clips (camera moves, moving objects) with a manifest, including some that curation must drop."""
+    """Make small clips (moving shapes, camera moves) with a manifest, including some that curation must drop."""
 
     output: Path
     """Folder for the clips."""
-    videos: int = 32
-    """Good videos to make."""
+    scenes: int = 480
+    """Videos of moving shapes."""
+    stills: int = 90
+    """Pictures of shapes."""
+    videos: int = 8
+    """Camera moves over photographs."""
     seed: int = 0
-    """Seed of lengths and noise."""
+    """Seed of scenes, lengths and noise."""
 
 
 def run(config: DemoClipsConfig) -> None:
     """Make the clips, unless the folder is finished."""
-    folder = OutputFolder.open(config.output, "demo_clips", {"videos": config.videos, "seed": config.seed}, {})
+    numbers = {name: getattr(config, name) for name in ("scenes", "stills", "videos", "seed")}
+    folder = OutputFolder.open(config.output, "demo_clips", numbers, {})
     if not folder.finished:
-        manifest = make_demo_clips(config.output, config.seed, config.videos)
+        manifest = make_demo_clips(config.output, **numbers)
         folder.publish({"manifest.csv": file_digest(manifest)})
     print(f"clips: {config.output}/manifest.csv")
 

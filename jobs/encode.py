@@ -3,6 +3,7 @@
 from data_prep.encode.config import EncodeConfig
 from data_prep.encode.job import encode
 from data_prep.media.errors import INTERNAL
+from lingen.io.progress import length
 from pipelines.cli import main, table
 from pipelines.tracking import flatten, log_outcome
 
@@ -10,10 +11,10 @@ from pipelines.tracking import flatten, log_outcome
 def run(config: EncodeConfig) -> None:
     """Encode, log to MLflow and print the closing tables."""
     summary = encode(config)
-    print(table(summary.rows(), ("bucket", "clips", "samples", "hours", "shards", "MB", "canary PSNR")))
-    print(table(summary.stage_rows(), ("stage", "clips", "samples", "hours", "passes")))
+    print(table(summary.rows(), ("bucket", "clips", "samples", "video", "shards", "MB", "canary PSNR")))
+    print(table(summary.stage_rows(), ("stage", "clips", "samples", "video", "passes")))
     log_outcome(config.output, "lingen-encode", flatten(config.content()), summary.numbers(), [])
-    print(f"{summary.samples} samples in {config.output}; {summary.leftover_hours:.3f} h of video in no sample")
+    print(f"{summary.samples} samples in {config.output}; {length(summary.leftover_hours)} of video in no sample")
     for reason, count in sorted(summary.unused.items()):
         print(f"not used: {count} clips, {reason}")
     for reason, count in sorted(summary.errors.items()):

@@ -1,9 +1,9 @@
 """Train one stage of a recipe: python jobs/train.py --stage NAME --shards DIR --output DIR [--init DIR]"""
 
 from pipelines import cli
+from pipelines.overview import CHANGES, changes
 from pipelines.recipes import find_stage
 from pipelines.training.config import TrainConfig
-from pipelines.training.reporting import CHANGES, changes
 from pipelines.training.stage import train
 
 

@@ -5,7 +5,9 @@ from __future__ import annotations
 import atexit
 import contextlib
 import dataclasses
+import difflib
 import io
+import itertools
 import logging
 import os
 import re
@@ -16,7 +18,7 @@ import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar, get_type_hints
 
 import tyro
 
@@ -95,11 +97,14 @@ def quiet_libraries() -> None:
 def parse(
     config_class: type[Config], args: Sequence[str] | None = None, defaults: dict[str, Any] | None = None
 ) -> Config:
-    """Parse with tyro; an error becomes one line on stderr and exit code 2.
+    """Parse with tyro.
 
     Args:
         args: the arguments; default: those of the process.
         defaults: values of fields that replace the class's own defaults.
+
+    Raises:
+        ValueError: a flag is unknown or missing, or its value is refused; one line.
     """
     captured = io.StringIO()
     default = _with_defaults(config_class, defaults) if defaults else tyro.MISSING_NONPROP
@@ -109,7 +114,7 @@ def parse(
     except SystemExit as stop:
         if stop.code in (0, None):
             raise
-        fail(_one_line(captured.getvalue()))
+        raise ValueError(_one_line(captured.getvalue(), _positional(config_class))) from None
 
 
 def fail(message: str, code: int = BAD_CONFIGURATION) -> NoReturn:
@@ -169,13 +174,48 @@ def _raised_by_us(error: BaseException) -> bool:
     return path.is_relative_to(root) and "site-packages" not in path.parts
 
 
-def _one_line(box: str) -> str:
-    """The text of tyro's boxed error."""
-    body = [line for line in box.splitlines() if not line.startswith("╭")]  # the title says the same again
-    lines = [re.sub(r"[╰╯│─]", " ", line).strip() for line in body]
-    text = " ".join(line for line in lines if line)
-    text = text.split("For full helptext")[0].split("Argument helptext")[0]
-    return " ".join(text.split()) + " (see --help)"
+def _one_line(box: str, positional: Sequence[str]) -> str:
+    """The text of tyro's boxed error, without the help texts in it.
+
+    Args:
+        box: as printed.
+        positional: names of the arguments that have no flag.
+    """
+    body = [line.strip("│╰╯")[1:].rstrip() for line in box.splitlines() if not line.startswith("╭")]
+    parts = [list(lines) for is_rule, lines in itertools.groupby(body, lambda line: set(line) == {"─"}) if not is_rule]
+    unknown, missing, meant, rest = [], [], [], []
+    for lines in parts:
+        text = " ".join(" ".join(lines).split())
+        flags = [line.split()[0] for line in lines[1:] if re.match(" {4}[^ ]", line)]
+        if text.startswith("Missing from"):
+            names = iter(positional)
+            missing = [flag if flag.startswith("-") else next(names, flag).upper() for flag in flags]
+        elif text.startswith("Unrecognized options"):
+            unknown = text.partition(": ")[2].replace(",", "").split()
+        elif text.startswith("Perhaps you meant"):
+            meant = flags
+        elif text and not text.startswith(("For full helptext", "Argument helptext")):
+            rest.append(_plainer(text))
+    meant = meant or difflib.get_close_matches(unknown[0] if unknown else "", missing, n=1)
+    if unknown:
+        rest.append(f"unknown: {' '.join(unknown)}{f' (did you mean {meant[0]}?)' if meant else ''}")
+    if missing:
+        rest.append(f"missing: {', '.join(missing)}")
+    return f"{'; '.join(rest)} (see --help)"
+
+
+def _plainer(text: str) -> str:
+    """A refusal of tyro's in our words."""
+    text = re.sub(r"^Error parsing (?:[\w.]+: (?=--)|(?=--))", "", text)
+    text = re.sub(r"^Missing value for argument '(.+?)'\..*", r"\1: a value is missing", text)
+    text = re.sub(r"invalid literal for int\(\) with base 10: (.*)", r"\1 is not a whole number", text)
+    return re.sub("could not convert string to float: (.*)", r"\1 is not a number", text)
+
+
+def _positional(config_class: type) -> list[str]:
+    """Names of the fields that are given without a flag."""
+    hints = get_type_hints(config_class, include_extras=True)
+    return [name for name, hint in hints.items() if tyro.conf.Positional in getattr(hint, "__metadata__", ())]
 
 
 def table(rows: Sequence[Sequence[object]], header: Sequence[str] | None = None) -> str:

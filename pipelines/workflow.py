@@ -17,15 +17,19 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 
+from data_prep.curate.story import why_nothing_was_kept
 from data_prep.ray_cluster import shared_cluster
 from lingen.io.exit_codes import PREEMPTED
 from lingen.io.job_files import move_aside
 from lingen.io.manifest import MANIFEST, digest, file_digest, read_json, read_manifest, write_json
 from lingen.io.progress import clock
-from lingen.io.redact import redact
+from lingen.io.redact import printable, redact
+from lingen.text.open_clip import RANDOM_WEIGHTS_SAID
 from lingen.train.observers.preemption import on_sigterm
+from pipelines.job_flags import JobFlags, as_typed, with_flags
+from pipelines.overview import log_evaluation, log_step, log_tables
 from pipelines.recipes import RECIPES, Recipe
-from pipelines.tracking import store_beside, tracked
+from pipelines.tracking import Run, catch_up, git_state, store_beside, tracked
 
 ROOT = Path(__file__).parents[1]
 STATE = "pipeline.json"
@@ -98,10 +102,16 @@ def steps_of(recipe: Recipe, output: Path, clips: str | None, quality: str | Non
     latents = output / "latents"
     flags = ("--curated", str(curated), "--tae", str(tae), "--output", str(latents), *recipe.encode)
     steps.append(WorkflowStep("encode", "encode", flags, latents, ("curate", "train TAE")))
-    steps += _training_steps(recipe, output, latents, quality or str(curated / "quality.csv"))
+    trained = _training_steps(recipe, output, latents, quality or str(curated / "quality.csv"))
+    steps += trained
     last, video = steps[-1], output / "sample.mp4"
     flags = ("--checkpoint", str(last.output), "--output", str(video), *recipe.generate)
     steps.append(WorkflowStep("generate", "generate", flags, video, (last.name,)))
+    if steps[0].job == "demo_clips":  # only on its scenes can be told what was learnt
+        evaluation = output / "evaluation"
+        videos = [step for step, stage in zip(trained, recipe.stages) if stage.frames > 1]
+        flags = ("--checkpoints", *(str(step.output) for step in videos), "--output", str(evaluation))
+        steps.append(WorkflowStep("evaluate", "evaluate", flags, evaluation, tuple(step.name for step in videos)))
     return steps
 
 
@@ -130,12 +140,20 @@ class Workflow:
         recipe: its name.
         output: the workflow's folder.
         clips, quality: as of `steps_of`.
+        flags: flags of single jobs, in place of the recipe's; unchecked (see pipelines.job_flags).
 
     Raises:
         ValueError: bad configuration; the message names the flag.
     """
 
-    def __init__(self, recipe: str, output: Path, clips: str | None = None, quality: str | None = None):
+    def __init__(
+        self,
+        recipe: str,
+        output: Path,
+        clips: str | None = None,
+        quality: str | None = None,
+        flags: JobFlags | None = None,
+    ):
         if recipe not in RECIPES:
             raise ValueError(f"--recipe: {recipe} is unknown; the recipes are {', '.join(RECIPES)}")
         if clips is not None and "://" not in clips and not Path(clips).exists():
@@ -146,6 +164,8 @@ class Workflow:
             raise ValueError(f"--output: {output} is a file; give a folder")
         self.recipe, self.output, self.clips, self.quality = recipe, output, clips, quality
         self.steps = steps_of(RECIPES[recipe], output, clips, quality)
+        if flags:
+            self.steps = [dataclasses.replace(s, flags=with_flags(s.flags, flags.get(s.job, ()))) for s in self.steps]
         self._keys = _read_state(output / STATE)
 
     def state(self, step: WorkflowStep) -> str:
@@ -160,21 +180,27 @@ class Workflow:
 
         Raises:
             StepFailed: a job failed; the finished ones are kept, and the same call resumes with the failed one.
+            ValueError: curation kept nothing.
         """
-        if all(self.state(step) == "done" for step in self.steps):
-            return [self._skip(step) for step in self.steps]
         # One parent run per workflow folder; the jobs' runs are its children.
         folder = self.output / "tracking"
+        if all(self.state(step) == "done" for step in self.steps):
+            catch_up(folder, store_beside(folder))
+            return [self._skip(step) for step in self.steps]
         with tracked(folder, self.experiment, "workflow", uri=store_beside(folder)) as run, shared_cluster() as cluster:
+            for key, value in {"recipe": self.recipe, "clips": self._clips_name, **git_state()}.items():
+                run.tag(key, value)
             run.wait_for_id()
             environment = cluster | {"MLFLOW_TRACKING_URI": run.uri, "MLFLOW_EXPERIMENT_NAME": self.experiment}
             if run.run_id:
                 environment["LINGEN_PARENT_RUN"] = run.run_id
-            outcomes = []
+            outcomes: list[StepOutcome] = []
             for step in self.steps:
                 outcomes.append(self._skip(step) if self.state(step) == "done" else self._run(step, environment))
-                if step.output.suffix and outcomes[-1].state == "done":
-                    run.artifact(step.output)
+                if outcomes[-1].state == "done":
+                    self._log(run, outcomes)
+                if step.job == "curate":
+                    _require_clips(step.output)
         return outcomes
 
     @property
@@ -182,20 +208,40 @@ class Workflow:
         """Name of the MLflow experiment."""
         return f"lingen-{self.recipe}"
 
+    @property
+    def _clips_name(self) -> str:
+        return self.clips or "made by the recipe"
+
     def _title(self, step: WorkflowStep) -> str:
         return f"[{self.steps.index(step) + 1}/{len(self.steps)}] {step.name}"
+
+    def _log(self, run: Run, outcomes: list[StepOutcome]) -> None:
+        """Log what the newest step came to."""
+        step = outcomes[-1].step
+        stages = [s.output for s in self.steps if s.job == "train"]
+        evaluated = next((o.step.output for o in outcomes if o.step.job == "evaluate"), None)
+        log_step(run, step.name, outcomes[-1].seconds)
+        if step.output.suffix:
+            run.artifact(step.output)
+        if step.output == evaluated:
+            log_evaluation(run, evaluated, [folder.name for folder in stages])
+        where = redact(f"Recipe {self.recipe} in {self.output}, clips: {self._clips_name}.")
+        took = [(o.step.name, clock(o.seconds) if o.state == "done" else "done before") for o in outcomes]
+        reached = {o.step.output for o in outcomes}
+        log_tables(run, where, took, [folder for folder in stages if folder in reached], evaluated)
 
     def _skip(self, step: WorkflowStep) -> StepOutcome:
         print(f"{self._title(step)}: done before", flush=True)
         return StepOutcome(step, "skipped", 0.0)
 
-    def _run(self, step: WorkflowStep, environment: Mapping[str, str]) -> StepOutcome:
+    def _run(self, step: WorkflowStep, environment: dict[str, str]) -> StepOutcome:
         """Run a step's job, and record its key."""
         print(f"\n{self._title(step)}\n  {shlex.join(step.command)}", flush=True)
         started = time.monotonic()
         if step.output.is_file() and step.name not in self._keys:
             print(f"  {step.output} was there before; it is now {move_aside(step.output)}", flush=True)
-        _run_job(step, environment)
+        said = {} if step.job == "encode" else {RANDOM_WEIGHTS_SAID: "1"}  # encoding says it for all
+        _run_job(step, environment | said)
         self._keys[step.name] = self._key(step)
         write_json(self.output / STATE, self._keys)
         outcome = StepOutcome(step, "done", time.monotonic() - started)
@@ -260,3 +306,12 @@ def _key_digest(output: Path) -> str | None:
     """Digest of the key of a finished output folder; None when it is not finished."""
     manifest = read_manifest(output)
     return digest(manifest["key"]) if manifest else None
+
+
+def _require_clips(curated: Path) -> None:
+    """ValueError, with the main reason and the flag that helps: curation kept nothing, so nothing can follow."""
+    path = curated / "summary.json"
+    if path.is_file() and not read_json(path)["kept"]:
+        main_reason, _, *helps, _ = why_nothing_was_kept(curated)
+        reasons = "; ".join(printable(line.strip()) for line in (main_reason, *helps))
+        raise ValueError(f"--clips: {as_typed('curate', reasons)}; every decision: {curated}/report.html")

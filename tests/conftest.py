@@ -51,6 +51,41 @@ def chromium() -> str:
     return found
 
 
+@pytest.fixture(scope="session")
+def random_model(tmp_path_factory) -> Path:
+    """The output folder of a stage whose model learnt nothing: tiny, square, one second."""
+    pytest.importorskip("open_clip")
+    import torch
+
+    from lingen.io.manifest import to_plain
+    from lingen.model.denoiser import Denoiser
+    from lingen.model.presets import preset
+    from lingen.model.pretrained import export_model
+    from lingen.tae.config import TAEConfig
+    from lingen.tae.pretrained import save_tae
+    from lingen.tae.tae import TAE
+    from lingen.text.encoders import TextEncoderConfig, build_text_encoder
+
+    folder = tmp_path_factory.mktemp("random") / "stage"
+    torch.manual_seed(0)
+    save_tae(TAE(TAEConfig(channels=(8, 8, 16, 16), blocks=1, decoder_blocks=1)), folder / "tae")
+    text = TextEncoderConfig(model="lingen-tiny")
+    about = {
+        "bucket": "video_64x64_16f",
+        "resolution": 64,
+        "fps": 16.0,
+        "prompts": ["a red ball"],
+        "text": to_plain([text]),
+        "text_digests": [build_text_encoder(text).digest],
+    }
+    model = Denoiser(preset("tiny"))
+    for matrix in (p for p in model.parameters() if p.ndim > 1):
+        torch.nn.init.normal_(matrix, std=0.05)  # gates and the head are zero at first: noise for any prompt
+    weights = model.state_dict()
+    export_model(folder / "model", weights, weights, model.config, about, folder / "tae")
+    return folder
+
+
 @pytest.fixture
 def stranger(monkeypatch):
     """A server that keys must not reach: `address` (HOST:PORT) and `requests`, all it was sent, with their headers."""

@@ -138,6 +138,7 @@ def find_candidates(
     """
     contents, code = _contents(table, decisions, measured)
     taken = _taken_down(table, takedown, contents, code) if takedown else {}
+    code[[i for i, d in enumerate(decisions) if d.stage == "caption" and i not in taken]] = -1  # never read
     stopped = _stopped(table, decisions, measured, code, taken)
 
     measured_spans = _measured_spans(contents, measured, shots, span, still_scores)
@@ -172,11 +173,13 @@ def find_candidates(
     return Candidates(pa.table(columns).select(SCHEMA.names).cast(SCHEMA).combine_chunks())
 
 
-def start_ledger(found: Candidates, config_hashes: Mapping[str, str]) -> Ledger:
+def start_ledger(found: Candidates, config_hashes: Mapping[str, str], caption_hash: str = "") -> Ledger:
     """A ledger of everything decided before the thresholds: the stages each entry passed, and the one that stopped it.
 
     Args:
         config_hashes: digest of each stage's settings, in the order of the stages.
+        caption_hash: that of the settings that stop entries without a caption. Whoever has one passes that stage only
+            after the thresholds (`pass_captioned`), where it was decided before it moved ahead of decoding.
     """
     ledger = Ledger(found.table["clip_id"], found.table["row"], found.table["uri"])
     stopped_at, verdict, reason, detail = (found.array(name) for name in _STOPPED)
@@ -186,15 +189,20 @@ def start_ledger(found: Candidates, config_hashes: Mapping[str, str]) -> Ledger:
         ledger.decide(stage, "keep", config_hash=config_hash, where=going & ~here)
         ledger.decide(stage, verdict, reason, detail, config_hash=config_hash, where=here)
         going &= ~here
+        if stage == "license":
+            bare = going & (stopped_at == "caption")
+            ledger.decide("caption", verdict, reason, detail, config_hash=caption_hash, where=bare)
+            going &= ~bare
     return ledger
 
 
 def _contents(table: pa.Table, decisions: list[Decision], measured: Measured) -> tuple[pa.Array, np.ndarray]:
-    """(distinct content hashes of the rows that may be read, position therein of each row's: (R,), -1 without)."""
+    """(distinct content hashes of the licensed rows, position therein of each row's: (R,), -1 where none is known)."""
     key = measured.files["content_hash"].take(pc.index_in(table["uri"], measured.files["uri"].combine_chunks()))
-    readable = np.array([d.verdict == "keep" for d in decisions], bool) & pc.equal(table["bad"], "").to_numpy()
+    licensed = np.array([d.verdict == "keep" or d.stage == "caption" for d in decisions], bool)
+    readable = licensed & pc.equal(table["bad"], "").to_numpy()
     key = pc.if_else(pa.array(readable), key, None).combine_chunks().dictionary_encode()
-    return key.dictionary, pc.fill_null(key.indices, -1).to_numpy()
+    return key.dictionary, pc.fill_null(key.indices, -1).to_numpy().copy()
 
 
 def _clip_ids(columns: Mapping[str, pa.ChunkedArray], has_span: pa.Array) -> pa.ChunkedArray:
@@ -302,8 +310,8 @@ def _stopped(
     for i, decision in enumerate(decisions):
         if bad[i]:
             continue
-        if decision.verdict != "keep":
-            stop(i, "license", decision.verdict, decision.reason, decision.detail)
+        if decision.verdict != "keep" and not (decision.stage == "caption" and i in taken):
+            stop(i, decision.stage, decision.verdict, decision.reason, decision.detail)
         elif i in taken:
             stop(i, "takedown", "drop", "taken_down", taken[i])
         elif failed[i]:

@@ -17,6 +17,7 @@ from data_prep.measure.aesthetic import AestheticConfig
 from data_prep.measure.cuts import ShotConfig
 from data_prep.measure.examine import ExamineConfig
 from data_prep.measure.run import DecodeConfig
+from data_prep.sources.columns import parse_columns
 from data_prep.sources.manifest import SourceConfig
 from lingen.io.manifest import digest, file_digest
 
@@ -33,6 +34,8 @@ class CurateConfig:
     license, source, attribution; a path or a URI such as s3://bucket/prefix."""
     output: Path
     """Folder for the result."""
+    columns: tuple[str, ...] = ()
+    """Columns of your manifest that have other names, as OURS=YOURS, such as caption=text uri=path."""
     source: SourceConfig = dataclasses.field(default_factory=SourceConfig)
     license: LicenseConfig = dataclasses.field(default_factory=LicenseConfig)
     examine: ExamineConfig = dataclasses.field(default_factory=ExamineConfig)
@@ -61,6 +64,7 @@ class CurateConfig:
     """Write nothing: measure this many clips and predict how long all of them will take."""
 
     def __post_init__(self):
+        parse_columns(self.columns)
         if self.takedown is not None:
             Takedown.read(self.takedown)
         if self.filter.min_aesthetic is not None and self.aesthetic.head is None:
@@ -85,6 +89,9 @@ class CurateConfig:
         """What decides the content of the output; files by their digests."""
         names = (field.name for field in dataclasses.fields(self))
         content = {name: getattr(self, name) for name in names if name not in NOT_CONTENT}
+        content["license"] = self.license.content()
+        if not self.columns:  # as in folders of versions that could not map any
+            del content["columns"]
         if self.quality.decisions:
             content["quality"] = [self.quality, file_digest(self.quality.decisions)]
         content["takedown"] = self.takedown_list and self.takedown_list.digest
@@ -95,7 +102,7 @@ class CurateConfig:
         """The config_hash of each stage before the thresholds, in the ledger's order."""
         return {
             "source": digest(self.source),
-            "license": digest(self.license),
+            "license": digest(self.license.content()),
             **({"takedown": self.takedown_list.digest} if self.takedown_list else {}),
             "read": digest([self.examine, self.decode]),
             "duplicate": "",

@@ -1,7 +1,8 @@
 """Curation: from licensed clips of any kind to the spans worth training on, with a reason for everything left out.
 
-The steps are ordered by cost: licences are decided from the manifest, files are measured once (data_prep.measure.run),
-then spans, thresholds, near-duplicates, balance and quality are decided from the stored numbers, as often as needed.
+The steps are ordered by cost: licences and captions are decided from the manifest, files are measured once
+(data_prep.measure.run), then spans, thresholds, near-duplicates, balance and quality are decided from the stored
+numbers, as often as needed.
 
 Output folder: clips.parquet (kept spans), scores.parquet (all spans), ledger.parquet (every decision), report.html,
 summary.json, config.json, and manifest.json last.
@@ -22,15 +23,15 @@ from data_prep.curate.balance import balance_concepts
 from data_prep.curate.candidates import find_candidates, start_ledger
 from data_prep.curate.config import CurateConfig
 from data_prep.curate.estimate import Estimate, estimate
-from data_prep.curate.license import Decision, LicenseConfig, gate
+from data_prep.curate.license import Decision, gate
 from data_prep.curate.near_duplicates import drop_near_duplicates
 from data_prep.curate.quality import propose_quality_set, write_quality_set
 from data_prep.curate.result import CurationResult, Summary, summarise
-from data_prep.curate.thresholds import drop_by_thresholds, drop_uncaptioned
-from data_prep.curate.what_if import Choice, grid
+from data_prep.curate.thresholds import Choice, drop_by_thresholds, grid, pass_captioned
 from data_prep.measure.aesthetic import AestheticConfig, AestheticLookup, score
 from data_prep.measure.run import Measured, measure
 from data_prep.measure.store import Snapshot, Store
+from data_prep.sources.columns import parse_columns
 from data_prep.sources.manifest import digest_source, read_source
 from lingen.io.manifest import OutputFolder, digest, file_digest, read_json, write_json
 
@@ -44,8 +45,8 @@ def curate(config: CurateConfig) -> Summary:
         ValueError: bad configuration or input, before any work.
     """
     started = time.time()
-    source = read_source(config.input, config.source, need_license=config.license.assume is None)
-    inputs = {"source": digest_source(config.input, config.source)}
+    source = _read(config)
+    inputs = {"source": digest_source(config.input, config.source, parse_columns(config.columns))}
     replace = config.overwrite or config.refilter
     folder = OutputFolder.open(config.output, "curate", config.content(), inputs, overwrite=replace)
     if folder.finished:
@@ -53,17 +54,15 @@ def curate(config: CurateConfig) -> Summary:
         return Summary(**read_json(folder.path / "summary.json"))
 
     allow_new, takedown = not config.refilter, config.takedown_list
-    decisions, uris = _gate(source, config.license)
-    skip_uris = takedown.uris(source) if takedown else None
-    measured = measure(uris, config.store_folder, config.examine, config.decode, allow_new, skip_uris)
+    decisions, measured = _measure(source, config, allow_new)
     still_scores = _score_stills(measured, config.store_folder, config.aesthetic, allow_new)
     found = find_candidates(source, decisions, measured, config.shots, config.spans, still_scores, takedown)
     if takedown:
         measured.stills.remove(found.taken_down)
 
-    ledger = start_ledger(found, config.stage_hashes())
+    ledger = start_ledger(found, config.stage_hashes(), digest(config.caption))
     outcomes = drop_by_thresholds(found, ledger, config.filter)
-    drop_uncaptioned(found, ledger, config.caption)
+    pass_captioned(found, ledger, config.caption)
     drop_near_duplicates(found, ledger, config.duplicates)
     concepts = balance_concepts(found, ledger, config.balance)
     proposals = propose_quality_set(found, ledger, concepts, config.quality)
@@ -77,13 +76,10 @@ def curate(config: CurateConfig) -> Summary:
 
 def what_if(config: CurateConfig) -> list[Choice]:
     """What other thresholds would keep; reads nothing but the source and stored measurements, and writes nothing."""
-    source = read_source(config.input, config.source, need_license=config.license.assume is None)
-    decisions, uris = _gate(source, config.license)
-    takedown = config.takedown_list
-    skip_uris = takedown.uris(source) if takedown else None
-    measured = measure(uris, config.store_folder, config.examine, config.decode, False, skip_uris)
+    source = _read(config)
+    decisions, measured = _measure(source, config, allow_new=False)
     still_scores = _score_stills(measured, config.store_folder, config.aesthetic, allow_new=False)
-    found = find_candidates(source, decisions, measured, config.shots, config.spans, still_scores, takedown)
+    found = find_candidates(source, decisions, measured, config.shots, config.spans, still_scores, config.takedown_list)
     return grid(found, config.filter)
 
 
@@ -91,20 +87,39 @@ def estimate_run(config: CurateConfig) -> Estimate:
     """Measure config.estimate clips, one after another, and predict the time for all of them.
 
     Raises:
-        ValueError: no clip passes the licence gate.
+        ValueError: no clip passes the licence gate, or none of those has a caption.
     """
-    source = read_source(config.input, config.source, need_license=config.license.assume is None)
-    _, uris = gate(source, config.license)
+    decisions, uris = gate(_read(config), config.license, config.caption.required)
     if not uris:
-        raise ValueError(f"--estimate: no clip of {config.input} passes the licence gate")
+        why = "has a caption" if any(d.stage == "caption" for d in decisions) else "passes the licence gate"
+        raise ValueError(f"--estimate: no clip of {config.input} {why}; run without it to see why")
     workers = config.decode.workers or os.cpu_count() or 1
     return estimate(uris.to_pylist(), config.estimate, config.examine, config.decode, workers, config.aesthetic)
 
 
-def _gate(source: pa.Table, config: LicenseConfig) -> tuple[list[Decision], pa.Array]:
-    decisions, uris = gate(source, config)
-    log.info("%d inputs, %d may be read (licence gate)", source.num_rows, len(uris))
+def _read(config: CurateConfig) -> pa.Table:
+    """The source, with the columns that these settings need."""
+    need_license, columns = config.license.assume is None, parse_columns(config.columns)
+    return read_source(config.input, config.source, need_license, config.caption.required, columns)
+
+
+def _gate(source: pa.Table, config: CurateConfig) -> tuple[list[Decision], pa.Array]:
+    decisions, uris = gate(source, config.license, config.caption.required)
+    log.info("%d inputs, %d may be read (by licence and caption)", source.num_rows, len(uris))
     return decisions, uris
+
+
+def _measure(source: pa.Table, config: CurateConfig, allow_new: bool) -> tuple[list[Decision], Measured]:
+    """Measure what licence and caption let through; what a takedown may name is only looked up in the store."""
+    decisions, uris = _gate(source, config)
+    skip_uris, takedown = None, config.takedown_list
+    if takedown:
+        bare = pa.array([d.stage == "caption" for d in decisions], pa.bool_())
+        bare_uris = pc.unique(source["uri"].filter(pc.and_(bare, pc.equal(source["bad"], ""))))
+        bare_uris = bare_uris.filter(pc.invert(pc.is_in(bare_uris, uris)))
+        skip_uris = pa.concat_arrays([takedown.uris(source), bare_uris])
+        uris = pa.concat_arrays([uris, bare_uris])
+    return decisions, measure(uris, config.store_folder, config.examine, config.decode, allow_new, skip_uris)
 
 
 def _write(

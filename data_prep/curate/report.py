@@ -22,6 +22,7 @@ from data_prep.curate.result import CurationResult, Summary
 from data_prep.curate.scores import stills_inside
 from data_prep.curate.thresholds import ThresholdOutcome
 from data_prep.measure.store import Store
+from lingen.io.progress import length
 from lingen.io.redact import redact
 
 SHEET = 24
@@ -107,16 +108,12 @@ def _tiles(summary: Summary) -> str:
         (summary.kept, "kept"),
         (summary.dropped, "dropped"),
         (summary.errors, "errors"),
-        (_duration(summary.hours_kept), f"of video kept, of {_duration(summary.hours_measured)} measured"),
-        (_duration(summary.hours_left_over), "left over, too short for a clip"),
+        (length(summary.hours_kept), f"of video kept, of {length(summary.hours_measured)} measured"),
+        (length(summary.hours_left_over), "left over, too short for a clip"),
         (summary.images_kept, "photographs kept"),
         (summary.files_read, "files read in this run"),
     ]
     return "<div class=tiles id=counts>" + "".join(f"<div class=tile><b>{a}</b>{b}</div>" for a, b in tiles) + "</div>"
-
-
-def _duration(hours: float) -> str:
-    return f"{hours:,.1f} h" if hours >= 1 else f"{60 * hours:.1f} min"
 
 
 def _reasons(found: Candidates, summary: Summary, outcomes: Sequence[ThresholdOutcome]) -> str:
@@ -190,13 +187,13 @@ def _shapes(found: Candidates, ledger: Ledger) -> str:
         here = videos & (seconds >= low) & (seconds < high)
         name = f"{low:g} s and more" if high == np.inf else f"{low:g} to {high:g} s"
         classes.append((name, int(here.sum()), float(seconds[here].sum() / 3600)))
-    lengths = "".join(f"<tr><td>{a}</td><td class=n>{b}</td><td class=n>{c:.3f} h</td></tr>" for a, b, c in classes)
+    lengths = "".join(f"<tr><td>{a}</td><td class=n>{b}</td><td class=n>{length(c)}</td></tr>" for a, b, c in classes)
     width, height = (found.array(n)[kept] for n in ("width", "height"))
     shapes = Counter(
         "wide" if w > 1.15 * h else "tall" if h > 1.15 * w else "square" for w, h in zip(width, height)
     ).most_common()
     rows = "".join(f"<tr><td>{shape}</td><td class=n>{count}</td></tr>" for shape, count in shapes)
-    return f"<table><tr><th>video length<th>clips<th>hours</tr>{lengths}</table><p></p><table>{rows}</table>"
+    return f"<table><tr><th>video length<th>clips<th>in all</tr>{lengths}</table><p></p><table>{rows}</table>"
 
 
 def _concepts(result: CurationResult) -> str:

@@ -19,6 +19,7 @@ from data_prep.curate.quality import Proposal
 from data_prep.curate.thresholds import ThresholdOutcome
 from data_prep.measure.run import Measured
 from data_prep.media.errors import INTERNAL
+from lingen.io.progress import length
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,9 +73,15 @@ class Summary:
     licenses: dict[str, int]
 
     def rows(self) -> list[tuple[str, object]]:
-        """Rows of the closing table."""
-        counts = [(name.replace("_", " "), value) for name, value in dataclasses.asdict(self).items()]
-        flat = [(name, round(v, 3) if isinstance(v, float) else v) for name, v in counts if not isinstance(v, dict)]
+        """Rows of the closing table; times in units that fit."""
+        flat: list[tuple[str, object]] = []
+        for name, value in dataclasses.asdict(self).items():
+            if name.startswith("hours_"):
+                flat.append((name.replace("hours", "video").replace("_", " "), length(value)))
+            elif name in ("seconds", "start_s"):
+                flat.append(({"seconds": "took", "start_s": "  of it, Ray's start"}[name], length(value / 3600)))
+            elif not isinstance(value, dict):
+                flat.append((name.replace("_", " "), value))
         return flat + [(f"  {reason}", count) for reason, count in self.reasons.items()]
 
 

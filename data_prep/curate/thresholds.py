@@ -1,4 +1,5 @@
-"""Thresholds on scores, and the demand for a caption. Scores are computed once, thresholds can change at any time.
+"""Thresholds on scores, what others would keep, and the demand for a caption. Scores are computed once, thresholds can
+change at any time.
 
 N: clips.
 """
@@ -10,7 +11,6 @@ import re
 from collections.abc import Mapping
 
 import numpy as np
-import pyarrow.compute as pc
 
 from data_prep.curate.candidates import Candidates
 from data_prep.curate.ledger import Ledger
@@ -18,6 +18,8 @@ from lingen.io.manifest import digest
 
 Threshold = float | str | None
 """A number, a percentile of the clips at hand such as "p25", or None for no limit."""
+PERCENTILES = (0, 5, 10, 25, 50, 75, 90)
+"""Of the clips that `grid` cuts off."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -68,6 +70,11 @@ class CaptionConfig:
         if self.missing not in ("drop", "keep"):
             raise ValueError(f"--caption.missing: {self.missing!r} is neither drop nor keep")
 
+    @property
+    def required(self) -> bool:
+        """Whether clips without a caption are dropped, before they are read."""
+        return self.missing == "drop"
+
 
 REASONS = {
     "max_damaged": "damaged",
@@ -110,13 +117,10 @@ def drop_by_thresholds(found: Candidates, ledger: Ledger, config: FilterConfig) 
     return outcomes
 
 
-def drop_uncaptioned(found: Candidates, ledger: Ledger, config: CaptionConfig) -> None:
-    """Drop usable clips without a caption, unless these are to be kept."""
-    if config.missing == "keep":
-        return
-    captioned = pc.not_equal(found.table["caption"], "").to_numpy()
-    verdict, reason = np.where(captioned, "keep", "drop"), np.where(captioned, "", "caption_missing")
-    ledger.decide("caption", verdict, reason, config_hash=digest(config), where=found.usable)
+def pass_captioned(found: Candidates, ledger: Ledger, config: CaptionConfig) -> None:
+    """Record that the usable clips have captions, if they need them: the others were stopped before they were read."""
+    if config.required:
+        ledger.decide("caption", "keep", config_hash=digest(config), where=found.usable)
 
 
 def apply_thresholds(scores: Mapping[str, np.ndarray], config: FilterConfig) -> list[ThresholdOutcome]:
@@ -143,3 +147,37 @@ def resolve(limit: float | str, score: np.ndarray) -> float:
         return float(limit)
     known = score[~np.isnan(score)]
     return float(np.percentile(known, float(limit[1:]))) if len(known) else 0.0
+
+
+@dataclasses.dataclass(frozen=True)
+class Choice:
+    """How many clips and hours of video pass with one value of one threshold, all others as configured."""
+
+    rule: str
+    threshold: float
+    configured: bool
+    clips: int
+    hours: float
+
+
+def grid(found: Candidates, config: FilterConfig) -> list[Choice]:
+    """Try, for each rule with scores, the configured value and the values that cut off 0 to 90 percent of the clips."""
+    usable, scores, seconds = found.usable, found.scores(), np.nan_to_num(found.array("seconds"))
+    outcomes = {rule.rule: rule for rule in apply_thresholds(scores, config)}
+    out = []
+    for rule in (r for r in REASONS if r in outcomes):
+        others = usable.copy()
+        for name, outcome in outcomes.items():
+            if name != rule:
+                others &= outcome.passed
+        score, is_minimum = outcomes[rule].score, rule.startswith("min_")
+        known = score[np.isfinite(score)]
+        if not len(known):
+            continue
+        cuts = {float(np.percentile(known, p if is_minimum else 100 - p)) for p in PERCENTILES}
+        configured = outcomes[rule].threshold
+        for value in sorted(cuts | {configured}, reverse=not is_minimum):
+            passed = others & ((score >= value if is_minimum else score <= value) | np.isnan(score))
+            hours = float(seconds[passed].sum() / 3600)
+            out.append(Choice(rule, value, value == configured, int(passed.sum()), hours))
+    return out

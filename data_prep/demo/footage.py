@@ -13,12 +13,15 @@ import csv
 import dataclasses
 import io
 import math
+from concurrent.futures import ThreadPoolExecutor
 from importlib.resources import files
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
+from data_prep.demo.scenes import FPS as SCENE_FPS
+from data_prep.demo.scenes import Scene, draw_scenes, draw_stills, render
 from lingen.io.manifest import write_atomic
 from lingen.io.video import write_mp4
 
@@ -105,13 +108,14 @@ PATHS = (  # of the moving object: words for the caption, and Cutout.path
 )
 
 
-def make_demo_clips(folder: str | Path, seed: int = 0, videos: int = 32) -> Path:
+def make_demo_clips(folder: str | Path, seed: int = 0, videos: int = 8, scenes: int = 480, stills: int = 90) -> Path:
     """Write the clips and their manifest.csv, unless the manifest, which is written last, exists.
 
     Args:
         folder: to write to.
-        seed: of lengths and noise.
-        videos: number of good ones; photographs and the clips that must be dropped come on top.
+        seed: of the scenes, of lengths and noise.
+        videos: number of camera moves; photographs and the clips that must be dropped come on top.
+        scenes, stills: numbers of videos and pictures of moving shapes.
     Returns:
         The manifest's path.
     """
@@ -122,11 +126,35 @@ def make_demo_clips(folder: str | Path, seed: int = 0, videos: int = 32) -> Path
     folder.mkdir(parents=True, exist_ok=True)
     rng = np.random.default_rng(seed)
     photos = [photo.read() for photo in PHOTOS]
-    rows = [_good_video(folder, i, photos, rng) for i in range(videos)]
+    rows = _scenes(folder, scenes, stills, seed)
+    rows += [_good_video(folder, i, photos, rng) for i in range(videos)]
     rows += [_photo(folder, i, photo, pixels) for i, (photo, pixels) in enumerate(zip(PHOTOS, photos))]
     rows += _bad_videos(folder, photos, rng)
     write_atomic(manifest, _csv(rows))
     return manifest
+
+
+def _scenes(folder: Path, videos: int, stills: int, seed: int) -> list[dict[str, str]]:
+    """Write videos and pictures of moving shapes, on all cores."""
+    from PIL import Image
+
+    (folder / "scenes").mkdir(exist_ok=True)
+
+    def video(i: int, scene: Scene) -> dict[str, str]:
+        name = f"scenes/{i:04d}.mp4"
+        write_mp4(folder / name, render(scene), SCENE_FPS)
+        return _row(name, "video", scene.caption, "CC0-1.0", f"demo:scene {scene.seed}", "LinGen demo")
+
+    def still(i: int, scene: Scene) -> dict[str, str]:
+        name = f"scenes/{i:04d}.jpg"
+        Image.fromarray(render(scene)[0]).save(folder / name, quality=92)
+        return _row(name, "image", scene.caption, "CC0-1.0", f"demo:still {scene.seed}", "LinGen demo")
+
+    with ThreadPoolExecutor() as pool:
+        return [
+            *pool.map(video, range(videos), draw_scenes(videos, seed)),
+            *pool.map(still, range(stills), draw_stills(stills, seed)),
+        ]
 
 
 def _good_video(folder: Path, i: int, photos: list[np.ndarray], rng: np.random.Generator) -> dict[str, str]:

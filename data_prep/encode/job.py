@@ -27,6 +27,7 @@ from data_prep.encode.summary import (
     BucketSummary,
     EncodeSummary,
     canary_alarms,
+    caption_warnings,
     stage_warnings,
     summarize_stages,
 )
@@ -62,7 +63,7 @@ def encode(config: EncodeConfig) -> EncodeSummary:
 
     connect()
     pool_size(config.workers)  # refuses workers that the cluster has no room for
-    for warning in _expected_warnings(config, layout):
+    for warning in [*caption_warnings(layout.buckets), *_expected_warnings(config, layout)]:
         log.warning("%s", warning)
     _remove_partial_files(folder.path)
     forget_deaths(folder.path)

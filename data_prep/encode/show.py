@@ -30,6 +30,7 @@ from lingen.data.shards import (
     unpack_metadata,
     unpack_text,
 )
+from lingen.io.progress import length
 from lingen.tae.diffusers import DiffusersTAE
 from lingen.tae.tae import TAE
 
@@ -54,7 +55,7 @@ def show_folder(folder: Path) -> Iterator[str]:
         yield f"text {form.name}: {form.model}, {form.digest}, {form.dim} wide"
     for name, bucket in index.buckets.items():
         hours = sum(bucket.table["seconds"].to_pylist()) / 3600
-        yield f"  {name}: {len(bucket)} samples, {hours:.3f} h"
+        yield f"  {name}: {len(bucket)} samples, {length(hours)}"
 
 
 def show_index(path: Path, limit: int) -> Iterator[str]:

@@ -12,6 +12,7 @@ from data_prep.encode.layout import BucketLayout
 from data_prep.media.errors import INTERNAL
 from lingen.data.buckets import Bucket
 from lingen.io.manifest import read_manifest
+from lingen.io.progress import length
 from lingen.model.stages import ALL_STAGES
 
 
@@ -158,19 +159,19 @@ class EncodeSummary:
         return found | ({"canary_psnr_median": statistics.median(canaries)} if canaries else {})
 
     def rows(self) -> list[tuple[str | float, ...]]:
-        """Rows of the closing table: bucket, clips, samples, hours, shards, MB, canary PSNR."""
+        """Rows of the closing table: bucket, clips, samples, length, shards, MB, canary PSNR."""
         return [
             (
-                *(b.name, b.clips, b.samples, round(b.seconds / 3600, 4), b.shards, round(b.bytes / 1e6, 1)),
+                *(b.name, b.clips, b.samples, length(b.seconds / 3600), b.shards, round(b.bytes / 1e6, 1)),
                 f"{b.psnr:.1f} dB",
             )
             for b in self.buckets
         ]
 
     def stage_rows(self) -> list[tuple[str | float, ...]]:
-        """Rows of the table of stages: stage, clips, samples, hours, passes over them (in the paper's steps)."""
+        """Rows of the table of stages: stage, clips, samples, length, passes over them (in the paper's steps)."""
         return [
-            (s.name, s.clips, s.samples, round(s.hours, 4), f"{s.passes:.3g}" if s.steps else "") for s in self.stages
+            (s.name, s.clips, s.samples, length(s.hours), f"{s.passes:.3g}" if s.steps else "") for s in self.stages
         ]
 
 
@@ -211,6 +212,18 @@ def canary_alarms(min_psnr: float, buckets: Iterable[BucketSummary]) -> list[str
                 f"{low[0]} for one; look with jobs/show.py"
             )
     return alarms
+
+
+def caption_warnings(buckets: Iterable[BucketLayout]) -> list[str]:
+    """One warning that counts the samples without a caption, if there are any."""
+    captions = [g.provenance.caption for bucket in buckets for shard in bucket.shards for g in shard.segments]
+    empty = sum(not caption.strip() for caption in captions)
+    if not empty:
+        return []
+    return [
+        f"{empty} of {len(captions)} samples have no caption: a model learns nothing about prompts from them "
+        "(jobs/curate.py drops such clips without --caption.missing keep)"
+    ]
 
 
 def stage_warnings(stages: Sequence[StageSummary], serve_shorter: bool) -> list[str]:

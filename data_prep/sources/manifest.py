@@ -11,7 +11,7 @@ from __future__ import annotations
 import dataclasses
 import logging
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -20,6 +20,7 @@ import pyarrow as pa
 from data_prep.media.errors import MediaError
 from data_prep.media.fetch import is_remote, local_copy, stamp
 from data_prep.media.regular import regular_file
+from data_prep.sources.columns import check_columns, mapping_words, near_names, renamed
 from data_prep.sources.listing import expand, fixed_folder, is_pattern, read_sidecar, sidecars, walk
 from data_prep.sources.locate import Locator
 from data_prep.sources.readers import GROUP, READERS
@@ -50,55 +51,89 @@ class SourceConfig:
     """URI schemes that a manifest may name. Leave http out unless you trust who wrote the manifest."""
 
 
-def read_source(where: str, config: SourceConfig, need_license: bool = True) -> pa.Table:
+def read_source(
+    where: str,
+    config: SourceConfig,
+    need_license: bool = True,
+    need_caption: bool = False,
+    columns: Mapping[str, str] | None = None,
+) -> pa.Table:
     """Read the list of clips, without opening them.
 
     Args:
         where: a folder, glob, tar, manifest, or the URI of a manifest or prefix in an object store.
         config: which files a manifest may name.
         need_license: whether a manifest must have the column `license`.
+        need_caption: whether it must have the column `caption`.
+        columns: our column -> the manifest's, where that has another name.
     Returns:
         Rows of SCHEMA, with `uri` an absolute path or a URI.
     Raises:
-        ValueError: there is no such source, it is empty, or a required column (uri; license) is missing.
+        ValueError: there is no such source, it is empty, or a column that is required (uri; license; caption) or
+            mapped is missing.
     """
+    required = ["uri", *(["license"] if need_license else []), *(["caption"] if need_caption else [])]
+    wanted = _WantedColumns(required, columns or {})
     if is_remote(where):
-        return _read_remote(where, config, need_license)
+        return _read_remote(where, config, wanted)
     if is_pattern(where):
+        wanted.refuse(where)
         paths = [p for p in expand(where) if p.is_file()]
         if not paths:
             raise ValueError(f"--input: no file matches {where}")
         return _not_empty(_read_files(paths, fixed_folder(where), config), where)
     path = Path(where)
     if os.path.isdir(path):
+        wanted.refuse(where)
         found = sorted(p for p in walk(path) if p.suffix.lower() in MEDIA_SUFFIXES | {".tar"})
         if not found:
             raise ValueError(f"--input: {where} contains no media files; name a folder of clips or a manifest")
         return _not_empty(_read_files(found, path, config), where)
     if path.suffix.lower() == ".tar" and os.path.lexists(path):
+        wanted.refuse(where)
         try:
             table = _table(tar_rows(path, MEDIA_SUFFIXES), Locator(None, (path, *config.roots), config.schemes))
         except (TarDamage, MediaError, OSError) as error:
             raise ValueError(f"--input: {where} is not readable as an uncompressed tar: {error}") from None
         return _not_empty(table, where)
-    return _read_manifest(path, path.parent.absolute(), config, need_license, where)
+    return _read_manifest(path, path.parent.absolute(), config, wanted, where)
 
 
-def _read_manifest(path: Path, base: Path | str, config: SourceConfig, need_license: bool, where: str) -> pa.Table:
+@dataclasses.dataclass(frozen=True)
+class _WantedColumns:
+    """What a manifest must have, and how its columns are called."""
+
+    required: Sequence[str]
+    mapping: Mapping[str, str]
+
+    def refuse(self, where: str) -> None:
+        """Raise ValueError where columns are mapped, but there are none."""
+        if self.mapping:
+            raise ValueError(
+                f"--columns: {where} is no manifest; captions are read from clip.txt, other columns from clip.json, "
+                "beside clip.mp4"
+            )
+
+
+def _read_manifest(path: Path, base: Path | str, config: SourceConfig, wanted: _WantedColumns, where: str) -> pa.Table:
     if path.suffix.lower() not in READERS:
         raise ValueError(f"--input: {where} is not a folder, glob or manifest ({', '.join(READERS)})")
     if not os.path.lexists(path):
         raise ValueError(f"--input: {where} does not exist")
     try:
-        rows, columns = READERS[path.suffix.lower()](Path(regular_file(path)), where)
-        for name in ("uri", "license") if need_license else ("uri",):
-            if name not in columns:
-                names = printable(", ".join(sorted(columns))[:200]) or "none"
-                raise ValueError(f"--input: {where} has no column {name!r} (it has: {names})")
-        table = _table(rows, Locator(base, config.roots, config.schemes))
+        names = {*COLUMNS, *wanted.mapping.values()}
+        rows, columns = READERS[path.suffix.lower()](Path(regular_file(path)), where, names)
+        check_columns(where, columns, wanted.mapping, wanted.required)
+        if near := near_names(columns, wanted.mapping):
+            log.warning("%s: not used: %s; to use: --columns %s", where, *_not_used(near))
+        table = _table(renamed(rows, wanted.mapping), Locator(base, config.roots, config.schemes))
     except (MediaError, OSError) as error:
         raise ValueError(f"--input: {where} cannot be read: {error}") from None
     return _not_empty(table, where)
+
+
+def _not_used(near: Mapping[str, str]) -> tuple[str, str]:
+    return ", ".join(map(repr, near.values())), mapping_words(near, near)
 
 
 def _not_empty(table: pa.Table, where: str) -> pa.Table:
@@ -132,7 +167,7 @@ def _file_rows(path: Path, locator: Locator) -> Iterator[Row]:
     yield {"uri": uri, **columns}
 
 
-def _read_remote(where: str, config: SourceConfig, need_license: bool) -> pa.Table:
+def _read_remote(where: str, config: SourceConfig, wanted: _WantedColumns) -> pa.Table:
     """Read a manifest in an object store (relative names start from its folder), or list the media under a prefix."""
     from pyarrow import fs
 
@@ -151,9 +186,10 @@ def _read_remote(where: str, config: SourceConfig, need_license: bool) -> pa.Tab
     if found.is_file:
         try:
             with local_copy(where, max_gb=4, open_store=filesystem) as copy:
-                return _read_manifest(Path(copy), plain.rpartition("/")[0], config, need_license, shown)
+                return _read_manifest(Path(copy), plain.rpartition("/")[0], config, wanted, shown)
         except MediaError as error:
             raise ValueError(f"--input: {shown}: {error}") from None
+    wanted.refuse(shown)
     media = sorted(f.path for f in listed if f.is_file and os.path.splitext(f.path)[1].lower() in MEDIA_SUFFIXES)
     if not media:
         raise ValueError(f"--input: {shown} contains no media files, or does not exist")
@@ -168,12 +204,16 @@ def rows_of(table: pa.Table) -> Iterator[dict]:
         yield from batch.to_pylist()
 
 
-def digest_source(where: str, config: SourceConfig) -> str:
-    """A digest that changes with the list of clips: of the manifest's content, or of names, sizes and times."""
+def digest_source(where: str, config: SourceConfig, columns: Mapping[str, str] | None = None) -> str:
+    """A digest that changes with the list of clips: of the manifest's content, or of names, sizes and times.
+
+    Args:
+        where, config, columns: as of `read_source`.
+    """
     from lingen.io.manifest import digest, file_digest
 
     if is_remote(where):
-        table = read_source(where, config, need_license=False)
+        table = read_source(where, config, need_license=False, columns=columns)
         readable = [row["uri"] if not row["bad"] else "" for row in rows_of(table)]
         with ThreadPoolExecutor(16) as pool:
             return digest([table.to_pylist(), list(pool.map(stamp, readable))])

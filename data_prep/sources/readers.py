@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 from typing import IO, Any
 
@@ -26,12 +26,13 @@ Read = tuple[Iterator[Row], list[str]]
 """(the rows, names of the columns)"""
 
 
-def read_csv(path: Path, where: str) -> Read:
+def read_csv(path: Path, where: str, wanted: Collection[str] = COLUMNS) -> Read:
     """The rows of a CSV file with a header.
 
     Args:
         path: of the file.
         where: what the user calls it.
+        wanted: columns that are needed; the rows have all of them.
     Raises:
         OSError: it cannot be read.
     """
@@ -82,19 +83,20 @@ def _csv_rows(reader: csv.DictReader) -> Iterator[Row]:
         yield row
 
 
-def read_jsonl(path: Path, where: str) -> Read:
+def read_jsonl(path: Path, where: str, wanted: Collection[str] = COLUMNS) -> Read:
     """The rows of a file with one JSON object per line; the columns are all names that occur.
 
     Args:
         path: of the file.
         where: what the user calls it.
+        wanted: columns that are needed; the rows have all of them.
     Raises:
         OSError: it cannot be read.
     """
     columns: dict[str, None] = {}
     for row in _json_rows(path):
         for name in row if isinstance(row, dict) else ():
-            if name in COLUMNS or len(columns) < MOST_NAMES:
+            if name in wanted or len(columns) < MOST_NAMES:
                 columns[name] = None
     return _json_rows(path), list(columns)
 
@@ -116,19 +118,20 @@ def _json_rows(path: Path) -> Iterator[Row]:
                 yield row if isinstance(row, dict) else Unusable("bad_row: not an object")
 
 
-def read_parquet(path: Path, where: str) -> Read:
+def read_parquet(path: Path, where: str, wanted: Collection[str] = COLUMNS) -> Read:
     """The rows of a Parquet file.
 
     Args:
         path: of the file.
         where: what the user calls it.
+        wanted: columns that are read.
     Raises:
         ValueError: it is not readable; for damage in its middle, when its rows are read.
     """
     try:
         schema = pq.read_schema(path)
         columns = [str(name) for name in schema.names]
-        texts = [field.name for field in schema if field.name in COLUMNS and pa.types.is_string(field.type)]
+        texts = [field.name for field in schema if field.name in wanted and pa.types.is_string(field.type)]
         # As dictionaries: a text that a million rows share is in memory once.
         file = pq.ParquetFile(path, read_dictionary=texts)
         count, size = file.metadata.num_rows, path.stat().st_size
@@ -136,7 +139,7 @@ def read_parquet(path: Path, where: str) -> Read:
         raise _unreadable(where, error) from None
     if count > 1_000_000 + 64 * size:
         raise ValueError(f"--input: {where} claims {count} rows in {size} bytes; it is damaged or hostile")
-    return _parquet_rows(file, where, [n for n in columns if n in COLUMNS]), columns
+    return _parquet_rows(file, where, [n for n in columns if n in wanted]), columns
 
 
 def _parquet_rows(file: pq.ParquetFile, where: str, names: list[str]) -> Iterator[Row]:
@@ -173,5 +176,10 @@ def _unreadable(where: str, error: Exception) -> ValueError:
     return ValueError(f"--input: {where} is not readable as Parquet: {printable(str(error))[:300]}")
 
 
-READERS: dict[str, Callable[[Path, str], Read]] = {".csv": read_csv, ".jsonl": read_jsonl, ".parquet": read_parquet}
+Reader = Callable[[Path, str, Collection[str]], Read]
+READERS: dict[str, Reader] = {
+    ".csv": read_csv,
+    ".jsonl": read_jsonl,
+    ".parquet": read_parquet,
+}
 """By suffix."""

@@ -8,19 +8,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from lingen.data.buckets import Bucket, bucket_size, parse_aspect_ratio
-from lingen.generate.sampler import SamplerConfig, sample
+from lingen.generate.generator import Generator
+from lingen.generate.sampler import SamplerConfig
 from lingen.io.manifest import check_writable, write_atomic
 from lingen.io.progress import Progress
 from lingen.io.video import write_mp4
-from lingen.model.pretrained import load_denoiser, model_folder, read_about
+from lingen.model.pretrained import model_folder, read_about
 from lingen.tae.frames import decoded_frames
-from lingen.tae.pretrained import load_tae
 from lingen.tae.tiling import TilingConfig
-from lingen.text.encoders import TextEncoderConfig, build_text_encoder
-from lingen.text.padding import pad_text
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -77,7 +74,6 @@ class Generated:
     """Names of the model's text encoders."""
 
 
-@torch.no_grad()
 def generate(config: GenerateConfig) -> Generated:
     """Generate and write one video.
 
@@ -85,22 +81,18 @@ def generate(config: GenerateConfig) -> Generated:
         ValueError: there is no model at `checkpoint`, or a text encoder differs from the one it was trained with.
         OSError: the output cannot be written; known before any work.
     """
-    folder = model_folder(config.checkpoint)
-    about = read_about(folder)
-    device = config.device or ("cuda" if torch.cuda.is_available() else "cpu")
-    frames, height, width = _size(config, about)
+    about = read_about(model_folder(config.checkpoint))
+    size = frames, height, width = _size(config, about)
     check_writable(config.output)
-    tae = load_tae(folder / "tae").to(device)
-    model = load_denoiser(folder, config.weights, device)
+    device = config.device or ("cuda" if torch.cuda.is_available() else "cpu")
+    generator = Generator(config.checkpoint, config.weights, device)
     prompt = config.prompt or about["prompts"][0]
-    text, names = _embed(prompt, about, device)
-
-    shape = (1, *tae.latent_shape(frames, height, width))
-    noise = torch.randn(shape, generator=torch.Generator().manual_seed(config.seed)).to(device)
     progress = Progress("sample", config.sampler.steps, unit="steps")
-    latents = sample(model, noise, text, config.sampler, lambda done: progress.update(done - progress.done))
+    latents = generator.latents(
+        [prompt], [config.seed], size, config.sampler, lambda done: progress.update(done - progress.done)
+    )
     progress.close()
-    pieces = decoded_frames(tae, latents[0], frames, config.tiling)
+    pieces = decoded_frames(generator.tae, latents[0], frames, config.tiling)
     if config.output.suffix == ".png":
         from PIL import Image
 
@@ -109,7 +101,7 @@ def generate(config: GenerateConfig) -> Generated:
         write_atomic(config.output, png.getvalue())
     else:
         write_mp4(config.output, pieces, about["fps"])
-    return Generated(config.output, prompt, frames, height, width, about["fps"], ", ".join(names))
+    return Generated(config.output, prompt, frames, height, width, about["fps"], generator.text_encoders)
 
 
 def _size(config: GenerateConfig, about: dict[str, Any]) -> tuple[int, int, int]:
@@ -122,19 +114,3 @@ def _size(config: GenerateConfig, about: dict[str, Any]) -> tuple[int, int, int]
         return frames, trained.height, trained.width
     ratio = trained.aspect_ratio if config.aspect_ratio is None else parse_aspect_ratio(config.aspect_ratio)
     return frames, *bucket_size(config.resolution or about["resolution"], ratio)
-
-
-def _embed(prompt: str, about: dict[str, Any], device: str) -> tuple[list[tuple[Tensor, Tensor]], list[str]]:
-    """Embed the prompt with every encoder that the model was trained with; also returns the encoders' names."""
-    text, names = [], []
-    for settings, digest in zip(about["text"], about["text_digests"]):
-        encoder = build_text_encoder(TextEncoderConfig(**settings), device)
-        if encoder.digest != digest:
-            raise ValueError(
-                f"--checkpoint: trained with text encoder {digest}, but {encoder.name} is {encoder.digest} here; "
-                "use the same open_clip version and weights"
-            )
-        embedding, mask = pad_text(encoder.encode([prompt]))
-        text.append((embedding.to(device), mask.to(device)))
-        names.append(encoder.name)
-    return text, names

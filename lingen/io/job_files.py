@@ -42,6 +42,8 @@ FILES: dict[str, tuple[str, ...]] = {
         "videos/??_*.mp4",
         "videos/???_*.mp4",
         "photos/??_*.jpg",
+        "scenes/????.mp4",
+        "scenes/????.jpg",
         *(f"bad/{name}.mp4" for name in ("still", "dark", "unlicensed", "noncommercial", "truncated", "noise")),
     ),
     "curate": (
@@ -58,6 +60,7 @@ FILES: dict[str, tuple[str, ...]] = {
         *_TREES,
         *(f"parts/{n}" for n in PART_FILES),
     ),
+    "evaluate": (*_FOLDER, "evaluation.json", "sheet.png"),
     "train_tae": (
         *_FOLDER,
         *_TAE,
@@ -91,6 +94,7 @@ WORKFLOW_FILES = (
     "mlartifacts/lingen-*/**",
     "curated.store/*/**",
     *(name for name in _FOLDER if name.startswith("tracking/")),
+    "tracking/overview.md",
 )
 """What the workflow writes beside the folders of its jobs."""
 

@@ -60,6 +60,12 @@ class Progress:
             self._stream.flush()
 
 
+def length(hours: float) -> str:
+    """Hours of video, or of work, in a unit that fits: 34.6 s, 5.3 min or 12.4 h."""
+    s = 3600 * hours
+    return f"{s:.1f} s" if s < 90 else f"{s / 60:.1f} min" if s < 5400 else f"{hours:,.1f} h"
+
+
 def clock(seconds: float) -> str:
     """Seconds as 12s, 3m05s or 2h07m."""
     s = round(seconds)

@@ -5,8 +5,12 @@ Letters: B batch, L text tokens, E embedding width.
 
 from __future__ import annotations
 
+import contextlib
+import functools
+import logging
+import os
 import pickle
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,8 +24,13 @@ if TYPE_CHECKING:
     from open_clip.tokenizer import SimpleTokenizer
     from open_clip.transformer import TextTransformer
 
+log = logging.getLogger(__name__)
+
 OWN_MODELS = {"lingen-tiny": Path(__file__).with_name("lingen-tiny.json")}
+"""They have no weights to load: random ones are meant."""
 BATCH = 256
+RANDOM_WEIGHTS_SAID = "LINGEN_RANDOM_WEIGHTS_SAID"
+"""Environment variable: the user has been told of the random weights, by an earlier job of the same workflow."""
 
 
 class OpenCLIPText:
@@ -96,12 +105,41 @@ def build_open_clip(model: str, pretrained: str | None, seed: int, device: torch
     if architecture["text_cfg"].keys() & {"hf_tokenizer_name", "hf_model_name"}:
         raise ValueError(f"--text: {model} does not use CLIP's tokenizer; choose a model that does")
     tokenizer = open_clip.get_tokenizer(model)
-    with torch.random.fork_rng(devices=[]):
+    random = model in OWN_MODELS and not pretrained
+    with torch.random.fork_rng(devices=[]), _random_weights_meant() if random else contextlib.nullcontext():
         torch.manual_seed(seed)
         try:
             clip = open_clip.create_model(model, pretrained=pretrained, force_custom_text=True, weights_only=True)
         except pickle.UnpicklingError as error:
             raise ValueError(f"--text: pretrained={pretrained} {refusal(error)}") from error
+    if random:
+        _say_random_weights(model)
     weights = pretrained or f"random weights, seed {seed}"
     name = f"open_clip/{model}, {weights}"
     return OpenCLIPText(clip.text, tokenizer, name, device, architecture)
+
+
+@contextlib.contextmanager
+def _random_weights_meant() -> Iterator[None]:
+    """Drop open_clip's warning that no pretrained weights were loaded; whatever else it logs is shown."""
+
+    def other(record: logging.LogRecord) -> bool:
+        return not record.getMessage().startswith("No pretrained weights loaded for model")
+
+    root = logging.getLogger()  # open_clip logs to the root
+    root.addFilter(other)
+    try:
+        yield
+    finally:
+        root.removeFilter(other)
+
+
+@functools.cache
+def _say_random_weights(model: str) -> None:
+    """Say once in a process, and once in a workflow, that the weights are random."""
+    if not os.environ.get(RANDOM_WEIGHTS_SAID):
+        log.info(
+            "text tower %s has random weights, on purpose: each word is a fixed random code, enough for a small model "
+            "to learn from; real training needs --text MODEL,pretrained=WEIGHTS",
+            model,
+        )

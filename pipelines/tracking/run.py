@@ -24,6 +24,8 @@ log = logging.getLogger(__name__)
 
 PARAM_LENGTH = 500
 """longer parameters are cut off"""
+TAG_LENGTH = 5000
+"""longer tags are cut off, at the end of a line if they have some; stores take at least this"""
 
 
 class Run:
@@ -81,6 +83,10 @@ class Run:
         self._last_step = step
         self._files.metrics.append({"step": step, "time_ms": int(time.time() * 1000), "metrics": values})
 
+    def numbers(self, values: dict[str, float], step: int = 0) -> None:
+        """Log numbers that are no curve: whenever they are given, also at a step that was logged before."""
+        self._files.metrics.append({"step": step, "time_ms": int(time.time() * 1000), "metrics": values})
+
     def logged(self) -> Iterator[tuple[int, dict[str, float]]]:
         """(step, metrics) of all that was logged, by earlier starts too."""
         with open(self.folder / "metrics.jsonl", "rb") as f:
@@ -91,6 +97,17 @@ class Run:
     def artifact(self, path: str | Path, folder: str = "") -> None:
         """Send a file; it must stay in place until MLflow has it."""
         self._files.artifacts.append({"path": os.path.relpath(path, self.folder), "folder": folder})
+
+    def tag(self, key: str, value: str) -> None:
+        """Set a tag, in place of its earlier value."""
+        value = redact(value)
+        if len(value) > TAG_LENGTH:
+            value = value[:TAG_LENGTH].rpartition("\n")[0] or value[:TAG_LENGTH]
+        self._files.artifacts.append({"tag": key, "value": value})
+
+    def describe(self, text: str) -> None:
+        """Set the description at the top of the run's page, in Markdown."""
+        self.tag("mlflow.note.content", text)
 
     def model(self, name: str, location: str | Path, alias: str) -> None:
         """Register a model: a new version of `name`, to which `alias` then points."""

@@ -112,6 +112,8 @@ class Sender:
             (entry,) = entries
             if "model" in entry:
                 register(client, self._uri, run_id, **entry)
+            elif "tag" in entry:
+                client.set_tag(run_id, entry["tag"], entry["value"])
             elif (path := self._files.folder / entry["path"]).is_file():
                 client.log_artifact(run_id, str(path), entry["folder"] or None)
             self._files.update(artifacts_sent=self._files.artifacts.mark_sent(1))

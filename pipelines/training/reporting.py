@@ -1,4 +1,4 @@
-"""What a worker reports while it trains, and what a stage changed once it is finished."""
+"""What a worker reports while it trains, and its losses once it is finished."""
 
 from __future__ import annotations
 
@@ -32,18 +32,6 @@ def first_and_last(output: Path) -> dict[str, list[float]]:
         if values:
             ends[name] = [round(sum(part) / count, 4) for part in (values[:count], values[-count:])]
     return ends
-
-
-CHANGES = ("positions (TxHxW)", "loss", "val/loss")
-"""names of what `changes` returns"""
-
-
-def changes(outputs: dict[str, Any]) -> list[str]:
-    """What a finished stage changed, from its manifest's outputs, as texts in the order of CHANGES."""
-    sizes = [outputs["positions"][when] for when in ("before", "after")]
-    before, after = (s and "x".join(map(str, s)) for s in sizes)
-    falls = (outputs["loss"].get(name) for name in CHANGES[1:])
-    return [f"{before or 'none'} -> {after}", *("none" if f is None else f"{f[0]:.3f} -> {f[1]:.3f}" for f in falls)]
 
 
 def first_start(folder: Path) -> float:

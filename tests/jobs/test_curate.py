@@ -198,3 +198,16 @@ def test_min_aesthetic_without_weights_is_refused(tmp_path):
     write_manifest(tmp_path / "m.csv", [{"uri": "a.mp4"}])
     args = ["--input", tmp_path / "m.csv", "--output", tmp_path / "o", "--filter.min-aesthetic", "4.5"]
     assert "--aesthetic.weights" in run(*args, code=2).stderr
+
+
+def test_a_curation_that_keeps_nothing_says_why_and_how_many_each_time(tmp_path):
+    (tmp_path / "clips").mkdir()
+    for name in ("a.mp4", "b.mp4"):
+        (tmp_path / "clips" / name).write_bytes(b"never read")
+    for _ in range(2):  # the second time the folder is finished
+        said = run("--input", tmp_path / "clips", "--output", tmp_path / "out").stdout
+        assert "nothing was kept; the main reason, for 2 of 2: license_unknown" in said
+        assert "--license.assume" in said
+        assert "video kept            0.0 s" in said
+    assert read_manifest(tmp_path / "out")["outputs"]["clips"] == 0
+    assert read_json(tmp_path / "out" / "summary.json")["kept"] == 0

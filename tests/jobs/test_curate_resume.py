@@ -83,6 +83,7 @@ def test_kill_9_of_a_decoder_and_of_the_driver_loses_and_repeats_nothing(clips, 
         (media / f"{name}.mp4").write_bytes(clip + (8 + 4).to_bytes(4, "big") + b"free" + i.to_bytes(4, "big"))
         (media / f"{name}.txt").write_text(f"Clip number {i}.")
     (media / "broken.mp4").write_bytes(clip[:1000])
+    (media / "broken.txt").write_text("Cut short.")
 
     output = tmp_path / "killed"
     mark = uuid.uuid4().hex

@@ -6,16 +6,16 @@ from lingen.io.manifest import file_digest, read_manifest
 def test_clips_are_made_once_and_the_manifest_is_tied_to_them(tmp_path, monkeypatch, capsys):
     made = []
 
-    def make(output, seed, videos):
-        made.append((seed, videos))
+    def make(output, **numbers):
+        made.append(numbers)
         (output / "manifest.csv").write_text("uri,caption\n")
         return output / "manifest.csv"
 
     monkeypatch.setattr(demo_clips, "make_demo_clips", make)
-    config = DemoClipsConfig(output=tmp_path / "out", videos=5, seed=3)
+    config = DemoClipsConfig(output=tmp_path / "out", scenes=7, stills=2, videos=5, seed=3)
     run(config)
     run(config)
-    assert made == [(3, 5)]
+    assert made == [{"scenes": 7, "stills": 2, "videos": 5, "seed": 3}]
     manifest = read_manifest(tmp_path / "out")
     assert manifest["job"] == "demo_clips"
     assert manifest["outputs"] == {"manifest.csv": file_digest(tmp_path / "out" / "manifest.csv")}

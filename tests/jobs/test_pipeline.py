@@ -1,12 +1,16 @@
 import dataclasses
+import json
+import os
 import shlex
+import subprocess
+import sys
 import types
 
 import pytest
 
-from jobs.pipeline import PipelineConfig, main, next_steps
+from jobs.pipeline import PipelineConfig, count_clips, main, next_steps
 from lingen.io.manifest import OutputFolder
-from pipelines.workflow import ROOT, Workflow
+from pipelines.workflow import ROOT, StepFailed, Workflow
 
 
 def test_plan_prints_a_command_per_step_and_makes_nothing(tmp_path, capsys):
@@ -53,4 +57,105 @@ def test_a_finished_run_shows_what_stages_changed_and_what_comes_next(tmp_path, 
     assert all("2.000 -> 1.500" in row for row in rows.values())
     assert "1m01s" in printed
     assert next_steps(dataclasses.replace(config), workflow) in printed
-    assert f"generated video     {workflow.steps[-1].output}" in printed
+    assert f"generated video     {tmp_path}/sample.mp4" in printed
+    assert "scores prompts" not in printed, "only of one's own clips is less to be expected"
+
+
+def test_flags_of_jobs_are_in_the_plan(tmp_path, capsys):
+    main(PipelineConfig(action="plan", output=tmp_path / "out", flags="--curate.license.assume CC0-1.0"))
+    changed = capsys.readouterr().out.splitlines()
+    main(PipelineConfig(action="plan", output=tmp_path / "out"))
+    plain = capsys.readouterr().out.splitlines()
+    assert [new for new, old in zip(changed, plain, strict=True) if new != old] == [
+        f"{line} --license.assume CC0-1.0" for line in plain if line.startswith("python jobs/curate.py")
+    ]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [
+        (["--curate.license.asume", "CC0-1.0"], "--curate.license.asume"),
+        (["--flags=--train.fit.steps many"], "--train.fit.steps"),
+        (["--curate.license.assume", "CC BY"], "--curate.license.assume: 'CC BY'"),
+        (["--curat.license.assume", "CC0-1.0"], "--curat.license.assume"),
+    ],
+)
+def test_a_bad_flag_of_a_job_is_one_line_before_any_work(tmp_path, arguments, named):
+    command = [sys.executable, "jobs/pipeline.py", "run", "--output", str(tmp_path / "out"), *arguments]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert (done.returncode, done.stdout, len(done.stderr.splitlines())) == (2, "", 1)
+    assert named in done.stderr
+    assert not (tmp_path / "out").exists()
+
+
+def test_make_hands_flags_on_as_one_text(tmp_path):
+    (tmp_path / "bin").mkdir()
+    python = tmp_path / "bin" / "python"
+    python.write_text(f"#!{sys.executable}\nimport json, sys\nprint(json.dumps(sys.argv[1:]))")
+    python.chmod(0o755)
+    (tmp_path / ".installed").touch()
+    flags = """--curate.license.assume CC0-1.0 --generate.prompt "a 'red' ball; touch pwned *" """
+    make = ["make", "--no-print-directory", "demo", f"VENV={tmp_path}", "CLIPS=my clips", f"FLAGS={flags}"]
+    environment = {name: value for name, value in os.environ.items() if name not in ("OUT", "CLIPS", "FLAGS")}
+    done = subprocess.run(make, cwd=ROOT, capture_output=True, text=True, env=environment)
+    assert json.loads(done.stdout) == [
+        *("jobs/pipeline.py", "run", "--recipe", "demo", "--output", "out/demo"),
+        *("--clips", "my clips", f"--flags={flags}"),
+    ]
+    done = subprocess.run(make[:-2], cwd=ROOT, capture_output=True, text=True, env=environment)
+    assert json.loads(done.stdout)[-1] == "out/demo"
+
+
+@pytest.mark.parametrize(("code", "then"), [(2, "its error, above, says what to change"), (1, "to resume")])
+def test_only_a_job_that_can_go_on_is_said_to(tmp_path, monkeypatch, capsys, code, then):
+    def run(workflow):
+        raise StepFailed("encode", code)
+
+    monkeypatch.setattr(Workflow, "run", run)
+    with pytest.raises(SystemExit, match=str(code)):
+        main(PipelineConfig(action="run", output=tmp_path / "out"))
+    last = capsys.readouterr().err.splitlines()[-1]
+    assert last.endswith(then)
+    assert ("same command" in last) == (code != 2)
+
+
+def test_own_clips_are_told_what_to_expect_before_work(tmp_path, monkeypatch, capsys):
+    def run(workflow):
+        print("work")
+        raise StepFailed("curate", 1)
+
+    monkeypatch.setattr(Workflow, "run", run)
+    (tmp_path / "clips.csv").write_text("uri,caption\na.mp4,a\n\nb.mp4,b\n")
+    with pytest.raises(SystemExit):
+        main(PipelineConfig(action="run", output=tmp_path / "out", clips=str(tmp_path / "clips.csv")))
+    before = capsys.readouterr().out.partition("work")[0]
+    assert before.startswith(
+        "With your 2 clips this trains a tiny model for minutes: its videos will not be recognisable"
+    )
+    assert before.rstrip().endswith("here prompts are not scored.")
+
+
+def test_clips_are_counted_where_that_takes_no_curation(tmp_path):
+    (tmp_path / "sub").mkdir()
+    for name in ("a.mp4", "sub/b.JPG", "notes.txt"):
+        (tmp_path / name).touch()
+    assert count_clips(str(tmp_path)) == 2
+    (tmp_path / "m.jsonl").write_text('{"uri": "a"}\n\n{"uri": "b"}\n')
+    assert count_clips(str(tmp_path / "m.jsonl")) == 2
+    (tmp_path / "empty.csv").write_text("")
+    assert count_clips(str(tmp_path / "empty.csv")) == 0
+    (tmp_path / "odd.csv").write_text("uri\n" + "x" * 200_000)
+    assert count_clips(str(tmp_path / "odd.csv")) is None
+    assert count_clips("s3://bucket/clips") is None
+    assert count_clips(str(tmp_path / "m.parquet")) is None
+
+
+def test_the_contact_sheet_is_the_last_thing_named(tmp_path):
+    workflow, config = Workflow("demo", tmp_path), PipelineConfig(action="run", output=tmp_path)
+    (evaluated,) = (step.output for step in workflow.steps if step.job == "evaluate")
+    assert "sheet.png" not in next_steps(config, workflow)
+    evaluated.mkdir()
+    (evaluated / "sheet.png").touch()
+    assert next_steps(config, workflow).splitlines()[-1].endswith(str(evaluated / "sheet.png"))
+    (tmp_path / "mine").mkdir()
+    assert {step.job for step in Workflow("demo", tmp_path, str(tmp_path / "mine")).steps}.isdisjoint(["evaluate"])

@@ -7,8 +7,10 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from typing import Annotated
 
 import pytest
+import tyro
 
 from data_prep.media.errors import OurBug
 from lingen.io.manifest import OutputFolder, write_atomic
@@ -46,6 +48,53 @@ def test_bad_flags_are_one_line_and_exit_2(monkeypatch, capsys, args, named):
     assert code == 2
     assert named in err
     assert len(err.splitlines()) == 1
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SetConfig:
+    """Settings of one kind."""
+
+    least: float | str | None = 1.0
+    """smallest score"""
+
+    def __post_init__(self):
+        if self.least == "lots":
+            raise ValueError("--set.least: 'lots' is no number")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class PickyConfig:
+    """A job."""
+
+    target: Annotated[str, tyro.conf.Positional]
+    """A folder, tar or key, which is explained in many words that nobody wants to read again."""
+    input: str
+    """A folder of clips, a glob, or a manifest with the columns uri, caption, license, source, attribution."""
+    count: int = 0
+    """How many."""
+    seconds: float = 0.0
+    """How long."""
+    set: SetConfig = dataclasses.field(default_factory=SetConfig)
+
+
+@pytest.mark.parametrize(
+    ("args", "said"),
+    [
+        ("", "missing: TARGET, --input (see --help)"),
+        ("x", "missing: --input (see --help)"),
+        ("x --inptu y", "unknown: --inptu y (did you mean --input?); missing: --input (see --help)"),
+        ("x --input y --cuont 3", "unknown: --cuont 3 (did you mean --count?) (see --help)"),
+        ("x --input y z", "unknown: z (see --help)"),
+        ("x --input", "--input: a value is missing (see --help)"),
+        ("x --input y --count many", "--count: 'many' is not a whole number (see --help)"),
+        ("x --input y --seconds soon", "--seconds: 'soon' is not a number (see --help)"),
+        ("x --input y --set.least lots", "--set.least: 'lots' is no number (see --help)"),
+    ],
+)
+def test_what_is_wrong_with_flags_is_said_without_their_help_texts(args, said):
+    with pytest.raises(ValueError, match="see --help") as why:
+        cli.parse(PickyConfig, args.split())
+    assert str(why.value) == said
 
 
 def test_user_errors_are_one_line_but_bugs_keep_their_traceback(monkeypatch, capsys):

@@ -1,13 +1,20 @@
 """The workflow's decisions on real folders; the jobs themselves are replaced by small scripts."""
 
+import dataclasses
+import json
 import os
 import signal
 import threading
 import time
 from pathlib import Path
 
+import mlflow
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
+from data_prep.curate.ledger import SCHEMA
+from lingen.text.open_clip import RANDOM_WEIGHTS_SAID
 from pipelines import workflow
 from pipelines.workflow import StepFailed, Workflow
 
@@ -29,11 +36,18 @@ if (Path(__file__).parent / "kill").exists() and "encode" in __file__:
     os.kill(os.getpid(), signal.SIGKILL)
 if (Path(__file__).parent / "slow").exists() and "encode" in __file__:
     time.sleep(60)
+with open(out.parent / "said.txt", "a") as f:
+    f.write(f"{Path(__file__).stem} {os.environ.get('LINGEN_RANDOM_WEIGHTS_SAID', '')}\\n")
 if out.suffix:
     out.write_text("video")
 else:
     config = {k: v for k, v in flags.items() if k != "--output"}
-    OutputFolder.open(out, Path(__file__).stem, config, {}, overwrite="--overwrite" in sys.argv).publish({})
+    folder = OutputFolder.open(out, Path(__file__).stem, config, {}, overwrite="--overwrite" in sys.argv)
+    extra = Path(__file__).with_suffix("")
+    for path in extra.iterdir() if extra.is_dir() else ():
+        (out / path.name).write_bytes(path.read_bytes())
+    train = {"positions": {"before": None, "after": [1, 8, 8]}, "loss": {"loss": [2.0, 1.5]}, "steps": 30}
+    folder.publish(train if "train.py" in __file__ else {})
 """
 
 
@@ -42,7 +56,7 @@ def jobs(tmp_path, monkeypatch, store):
     """A checkout whose jobs only note that they were called."""
     folder = tmp_path / "checkout" / "jobs"
     folder.mkdir(parents=True)
-    for name in ("demo_clips", "curate", "train_tae", "encode", "train", "generate"):
+    for name in ("demo_clips", "curate", "train_tae", "encode", "train", "generate", "evaluate"):
         (folder / f"{name}.py").write_text(JOB)
     monkeypatch.setattr(workflow, "ROOT", folder.parent)
     monkeypatch.setenv("RAY_ADDRESS", "nowhere")  # they need no Ray
@@ -61,8 +75,8 @@ def calls(out: Path) -> list[str]:
 def test_all_run_once_then_nothing_then_only_what_follows_a_change(tmp_path, jobs, monkeypatch):
     out = tmp_path / "out"
     Workflow("demo", out).run()
-    assert calls(out) == ["demo_clips", "curate", "train_tae", "encode", "generate", *["train"] * 6]
-    assert [o.state for o in Workflow("demo", out).run()] == ["skipped"] * 11
+    assert calls(out) == ["demo_clips", "curate", "train_tae", "encode", "generate", "evaluate", *["train"] * 6]
+    assert [o.state for o in Workflow("demo", out).run()] == ["skipped"] * 12
     assert calls(out) == []
     monkeypatch.chdir(tmp_path)
     assert {Workflow("demo", Path("out")).state(step) for step in Workflow("demo", Path("out")).steps} == {"done"}
@@ -84,7 +98,7 @@ def test_a_failed_job_stops_the_rest_and_is_where_the_next_run_starts(tmp_path, 
     assert calls(out) == ["demo_clips", "curate", "train_tae", "encode"]
     (jobs / "fail").unlink()
     states = [o.state for o in Workflow("demo", out).run()]
-    assert states == ["skipped"] * 3 + ["done"] * 8
+    assert states == ["skipped"] * 3 + ["done"] * 9
 
 
 def test_a_killed_job_has_a_shells_exit_code(tmp_path, jobs):
@@ -173,15 +187,150 @@ def test_a_reviewed_list_is_what_tuning_trains_on_and_an_edit_tunes_again(tmp_pa
     out, reviewed = tmp_path / "out", tmp_path / "reviewed.csv"
     reviewed.write_text("clip_id,keep\na,yes\n")
     Workflow("demo", out).run()
-    assert "--quality" not in " ".join(Workflow("demo", out).steps[-3].flags)
-    assert str(out / "curated" / "quality.csv") in Workflow("demo", out).steps[-2].flags
+    *others, tuning = (step for step in Workflow("demo", out).steps if step.job == "train")
+    assert not [step for step in others if "--quality" in step.flags]
+    assert str(out / "curated" / "quality.csv") in tuning.flags
     calls(out)
     Workflow("demo", out, quality=str(reviewed)).run()
-    assert calls(out) == ["generate", "train"]
+    assert calls(out) == ["generate", "evaluate", "train"]
     assert {o.state for o in Workflow("demo", out, quality=str(reviewed)).run()} == {"skipped"}
     reviewed.write_text("clip_id,keep\na,no\n")
     Workflow("demo", out, quality=str(reviewed)).run()
     assert calls(out) == ["train"]
+
+
+def test_flags_of_a_job_are_in_its_command_and_key_and_change_nothing_else(tmp_path, jobs):
+    out = tmp_path / "out"
+    Workflow("demo", out).run()
+    calls(out)
+    flags = {"generate": ("--prompt", "a cat")}
+    changed = Workflow("demo", out, flags=flags)
+    (step,) = (step for step in changed.steps if changed.state(step) != "done")
+    (plain,) = (step for step in Workflow("demo", out).steps if step.job == "generate")
+    assert step == dataclasses.replace(plain, flags=(*plain.flags, "--prompt", "a cat"))
+    changed.run()
+    assert calls(out) == ["generate"]
+    assert Workflow("demo", out, flags=flags).state(step) == "done"
+
+
+@pytest.fixture
+def nothing_kept(jobs):
+    """nothing_kept(rule, reason, count): a curation of `count` clips that drops them all for this reason."""
+
+    def make(stage, reason, count, kept=0):
+        folder = jobs / "curate"
+        folder.mkdir()
+        row = {"row": 0, "uri": "/clips/a.mp4", "verdict": "drop", "reason": reason, "detail": "", "config_hash": ""}
+        row |= {"score": 0.1, "threshold": 0.3} if stage.startswith("min_") else {}
+        rows = [row | {"clip_id": str(i), "stage": name} for i in range(count) for name in (stage, "final")]
+        pq.write_table(pa.Table.from_pylist(rows, SCHEMA), folder / "ledger.parquet")
+        pq.write_table(pa.table({"caption": ["a cat"] * count}), folder / "scores.parquet")
+        (folder / "summary.json").write_text(json.dumps({"kept": kept}))
+
+    return make
+
+
+@pytest.mark.parametrize(
+    ("stage", "reason", "named"),
+    [
+        (
+            "license",
+            "license_unknown",
+            r"for 3 of 3: license_unknown, .*; what helps: .*--curate\.license\.",
+        ),
+        ("min_motion", "still", r"for 3 of 3: still, .*; what helps: --curate\.filter\.min-motion VALUE"),
+        ("caption", "caption_missing", r"for 3 of 3: caption_missing, .*--curate\.caption\.missing keep"),
+    ],
+)
+def test_a_curation_that_keeps_nothing_is_the_end_each_time(tmp_path, jobs, nothing_kept, stage, reason, named):
+    nothing_kept(stage, reason, 3)
+    for expected in (["demo_clips", "curate"], []):
+        with pytest.raises(ValueError, match=f"^--clips: nothing was kept; the main reason, {named}.*report.html$"):
+            Workflow("demo", tmp_path / "out").run()
+        assert calls(tmp_path / "out") == expected
+
+
+def test_a_curation_that_keeps_something_goes_on(tmp_path, jobs, nothing_kept):
+    nothing_kept("license", "license_unknown", 3, kept=1)
+    assert Workflow("demo", tmp_path / "out").run()
+
+
+def test_only_encoding_says_that_the_texts_weights_are_random(tmp_path, jobs, monkeypatch):
+    monkeypatch.delenv(RANDOM_WEIGHTS_SAID, raising=False)
+    Workflow("demo", tmp_path / "out").run()
+    said = dict(line.split(" ") for line in (tmp_path / "out" / "said.txt").read_text().splitlines())
+    assert said["encode"] == ""
+    assert {job for job, value in said.items() if value == ""} == {"encode"}
+
+
+def parent(store):
+    """The workflow's own run."""
+    client = mlflow.MlflowClient(store)
+    runs = client.search_runs([client.get_experiment_by_name("lingen-demo").experiment_id])
+    (run,) = (run for run in runs if run.info.run_name == "workflow")
+    return run
+
+
+def test_the_workflows_run_shows_steps_stages_and_how_long_they_took(tmp_path, jobs, store):
+    out = tmp_path / "out"
+    steps = Workflow("demo", out).steps
+    Workflow("demo", out).run()
+    run = parent(store)
+    note = run.data.tags["mlflow.note.content"]
+    assert note.startswith(f"Recipe demo in {out}, clips: made by the recipe.")
+    assert [line.split("|")[1].strip() for line in note.splitlines() if line.startswith("| ")] == [
+        *("step", "---", *(step.name for step in steps)),
+        *("stage", "---", *(step.output.name for step in steps if step.job == "train")),
+    ]
+    assert note.count("2.000 -> 1.500") == sum(step.job == "train" for step in steps)
+    seconds = {name for name in run.data.metrics if name.startswith("seconds/")}
+    assert seconds == {f"seconds/{step.name.replace(' ', '_')}" for step in steps}
+    assert all(run.data.metrics[name] > 0 for name in seconds)
+    assert (run.data.tags["recipe"], run.info.status) == ("demo", "FINISHED")
+    artifacts = {a.path for a in mlflow.MlflowClient(store).list_artifacts(run.info.run_id)}
+    assert artifacts == {"overview.md", "sample.mp4"}
+
+
+def test_a_resumed_workflow_shows_what_was_done_before_in_the_same_run(tmp_path, jobs, store):
+    out = tmp_path / "out"
+    (jobs / "fail").touch()
+    with pytest.raises(StepFailed):
+        Workflow("demo", out).run()
+    assert "stage" not in parent(store).data.tags["mlflow.note.content"], "no stage was reached"
+    (jobs / "fail").unlink()
+    Workflow("demo", out).run()
+    note = parent(store).data.tags["mlflow.note.content"]
+    assert "| curate | done before |" in note
+    assert note.count("none -> 1x8x8") == sum(step.job == "train" for step in Workflow("demo", out).steps)
+
+
+def test_scores_and_the_sheet_of_an_evaluation_are_in_the_workflows_run(tmp_path, jobs, store):
+    stages = [step.output.name for step in Workflow("demo", tmp_path).steps if step.job == "train"]
+    scores = {
+        stage: {"trained": {"color": share, "prompts": 3}} for stage, share in ((stages[0], 0.5), (stages[-1], 1))
+    }
+    (jobs / "evaluate").mkdir()
+    (jobs / "evaluate" / "evaluation.json").write_text(json.dumps({"stages": scores, "chance": {}}))
+    (jobs / "evaluate" / "sheet.png").write_bytes(b"png")
+    Workflow("demo", tmp_path / "out").run()
+    run, client = parent(store), mlflow.MlflowClient(store)
+    followed = client.get_metric_history(run.info.run_id, "followed/trained/color")
+    assert sorted((m.step, m.value) for m in followed) == [(1, 0.5), (len(stages), 1.0)]
+    assert f"| {stages[-1]} | 3 trained | 100% |" in run.data.tags["mlflow.note.content"]
+    artifacts = {a.path for a in client.list_artifacts(run.info.run_id)}
+    assert artifacts == {"overview.md", "sample.mp4", "evaluation.json", "sheet.png"}
+
+
+def test_a_finished_workflow_sends_what_mlflow_missed(tmp_path, jobs, store, monkeypatch):
+    out = tmp_path / "out"
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
+    monkeypatch.setattr(workflow.Run, "wait_for_id", lambda run: None)
+    monkeypatch.setattr("pipelines.tracking.sender.Sender.close", lambda sender, timeout_s: sender._closed.set())
+    Workflow("demo", out).run()
+    monkeypatch.undo()
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", store)
+    assert {o.state for o in Workflow("demo", out).run()} == {"skipped"}
+    assert "| generate |" in parent(store).data.tags["mlflow.note.content"]
 
 
 def test_every_stage_of_the_paper_starts_from_the_one_before_and_tuning_from_its_own_length():

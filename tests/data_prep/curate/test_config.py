@@ -4,6 +4,7 @@ import pytest
 
 from data_prep.curate.balance import BalanceConfig
 from data_prep.curate.config import CurateConfig
+from data_prep.curate.license import LicenseConfig
 from data_prep.curate.quality import QualityConfig
 from data_prep.curate.thresholds import FilterConfig
 from data_prep.measure.run import DecodeConfig
@@ -42,9 +43,19 @@ def test_the_store_is_beside_the_output():
     [
         ({"balance": BalanceConfig(keep=0.5)}, r"--balance\.keep"),
         ({"filter": FilterConfig(min_aesthetic=4.5)}, r"--filter\.min-aesthetic"),
+        ({"columns": ("text",)}, r"--columns: 'text' is not OURS=YOURS"),
         ({"takedown": Path("nowhere.csv")}, r"--takedown: nowhere.csv is not a file"),
     ],
 )
 def test_what_cannot_work_is_refused_at_once(changes, flag):
     with pytest.raises(ValueError, match=flag):
         config(**changes)
+
+
+def test_flags_that_earlier_versions_did_not_have_change_no_digest_while_they_are_unused():
+    assert "columns" not in config().content()
+    assert "allow_also" not in config().content()["license"]
+    assert config().stage_hashes()["license"] == "dc7321af47147d3a"
+    also = config(license=LicenseConfig(allow_also=("CC-BY-SA-4.0",)), columns=("caption=text",))
+    assert also.content()["columns"] == ("caption=text",)
+    assert also.stage_hashes()["license"] != config().stage_hashes()["license"]

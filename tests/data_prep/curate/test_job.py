@@ -10,7 +10,10 @@ from data_prep.curate.job import curate, estimate_run, what_if
 from data_prep.curate.ledger import check
 from data_prep.curate.license import LicenseConfig
 from data_prep.curate.quality import QualityConfig
-from data_prep.curate.thresholds import FilterConfig
+from data_prep.curate.thresholds import CaptionConfig, FilterConfig
+from data_prep.measure.examine import ExamineConfig
+from data_prep.measure.run import open_stores
+from data_prep.media.fetch import content_hash
 from lingen.io.manifest import file_digest, read_json, read_manifest
 
 
@@ -57,6 +60,7 @@ def test_what_if_agrees_with_curation_and_writes_nothing(config, tmp_path):
 def test_media_that_nobody_has_measured_is_refused_without_reading(config, tmp_path):
     shutil.copy(tmp_path / "in" / "scikit-image_coins.png", tmp_path / "in" / "new.png")
     (tmp_path / "in" / "new.png").open("ab").write(b"other bytes")
+    (tmp_path / "in" / "new.txt").write_text("Words.")
     for job in (curate, what_if):
         with pytest.raises(ValueError, match="--refilter: 1 clips have not been measured"):
             job(config())
@@ -67,3 +71,44 @@ def test_an_estimate_measures_only_what_passes_the_gate(config):
     assert (found.sampled, found.total_files) == (1, 3)
     with pytest.raises(ValueError, match=r"--estimate: no clip of .* passes the licence gate"):
         estimate_run(config(estimate=1, license=LicenseConfig()))
+
+
+def test_captions_are_missed_before_anything_is_read(config, tmp_path, monkeypatch):
+    shutil.copy(tmp_path / "in" / "scikit-image_coins.png", tmp_path / "in" / "new.png")
+    (tmp_path / "in" / "new.png").open("ab").write(b"other bytes")
+    (tmp_path / "in" / "learning-area_frog.txt").unlink()
+    summary = curate(config())  # of new.png, which nobody has measured, nothing is read
+    assert (summary.kept, summary.reasons) == (2, {"caption_missing": 2})
+    rows = [r for r in pq.read_table(tmp_path / "out" / "ledger.parquet").to_pylist() if r["uri"].endswith("frog.mp4")]
+    assert [(r["stage"], r["verdict"]) for r in rows] == [
+        ("source", "keep"),
+        ("license", "keep"),
+        ("caption", "drop"),
+        ("final", "drop"),
+    ]
+    with pytest.raises(ValueError, match="--refilter: 1 clips have not been measured"):
+        curate(config("other", caption=CaptionConfig(missing="keep")))
+
+
+def test_captioned_clips_pass_that_stage_after_the_thresholds_as_ever(config, tmp_path):
+    curate(config())
+    rows = [r for r in pq.read_table(tmp_path / "out" / "ledger.parquet").to_pylist() if r["uri"].endswith("frog.mp4")]
+    assert [r["stage"] for r in rows][-4:] == ["max_text_area", "caption", "near_duplicate", "final"]
+
+
+def test_a_takedown_reaches_what_is_stored_of_clips_without_a_caption(config, tmp_path):
+    key = content_hash(str(tmp_path / "in" / "learning-area_frog.mp4"))
+    (tmp_path / "in" / "learning-area_frog.txt").unlink()
+    (tmp_path / "gone.csv").write_text(f"content,detail\n{key},asked to\n")
+    stills = open_stores(tmp_path / "store", ExamineConfig()).stills
+    assert key in stills.table(["key"])["key"].to_pylist()
+    summary = curate(config(takedown=tmp_path / "gone.csv"))
+    assert summary.reasons == {"taken_down": 1}
+    assert key not in open_stores(tmp_path / "store", ExamineConfig()).stills.table(["key"])["key"].to_pylist()
+
+
+def test_an_estimate_says_when_no_clip_has_a_caption(config, tmp_path):
+    for text in (tmp_path / "in").glob("*.txt"):
+        text.unlink()
+    with pytest.raises(ValueError, match=r"--estimate: no clip of .* has a caption"):
+        estimate_run(config(estimate=1))

@@ -66,6 +66,8 @@ def test_assume_applies_only_where_nothing_is_stated():
     [
         ({"allow": ("CC-BY",)}, "--license.allow"),
         ({"deny": ("no such",)}, "--license.deny"),
+        ({"allow_also": ("CC BY SA 4.0",)}, r"--license\.allow-also: .* did you mean CC-BY-SA-4\.0\?"),
+        ({"allow_also": ("proprietary",)}, r"--license\.allow-also: .* for terms of your own write LicenseRef-NAME$"),
         ({"assume": "CC-BY-NC-4.0"}, "--license.assume"),
     ],
 )
@@ -81,3 +83,47 @@ def test_only_what_passes_the_gate_may_be_read_and_only_once():
     answers, uris = gate(table, LicenseConfig())
     assert [d.verdict for d in answers] == ["keep", "drop", "keep", "keep"]
     assert uris.to_pylist() == ["a.mp4"]
+
+
+def test_allow_also_adds_to_the_list_and_deny_still_wins():
+    config = LicenseConfig(allow_also=("CC-BY-SA-4.0", "LicenseRef-mine"), assume="LicenseRef-mine")
+    assert [decide(t, config).verdict for t in ("CC-BY-SA-4.0", "", "CC0-1.0", "LicenseRef-other")] == [
+        *("keep", "keep", "keep"),
+        "drop",
+    ]
+    assert decide("CC-BY-SA-4.0", LicenseConfig(allow_also=("CC-BY-SA-4.0",), deny=("CC-BY-SA-4.0",))).verdict == "drop"
+
+
+@pytest.mark.parametrize(
+    ("text", "advice"),
+    [
+        ("CC BY 4.0", "did you mean CC-BY-4.0?"),
+        ("Apache License 2.0", "did you mean Apache-2.0?"),
+        ("MIT License", "did you mean MIT?"),
+        ("https://creativecommons.org/licenses/by-sa/4.0/", "did you mean CC-BY-SA-4.0?"),
+        ("Creative Commons Attribution 4.0 International", "did you mean CC-BY-4.0?"),
+        ("BSD", "did you mean BSD-2-Clause or BSD-3-Clause?"),
+        ("proprietary", "write LicenseRef-NAME, and allow it by --license.allow-also LicenseRef-NAME"),
+        ("All rights reserved.", "write LicenseRef-NAME, and allow it by --license.allow-also LicenseRef-NAME"),
+        ("free to use", "see spdx.org/licenses"),
+        ("?!", "see spdx.org/licenses"),
+    ],
+)
+def test_what_is_no_licence_comes_with_advice(text, advice):
+    decision = decide(text, LicenseConfig())
+    assert decision.reason == "license_unknown"
+    assert decision.detail.endswith(advice)
+
+
+def test_a_caption_is_asked_for_only_where_the_licence_passes():
+    rows = [("a.mp4", "MIT", ""), ("b.mp4", "MIT", "words"), ("c.mp4", "", "")]
+    columns = {"row": range(3), **dict(zip(("uri", "license", "caption"), zip(*rows)))}
+    table = pa.table({n: columns.get(n, [""] * 3) for n in SCHEMA.names}, schema=SCHEMA)
+    answers, uris = gate(table, LicenseConfig(), need_caption=True)
+    assert [(d.stage, d.reason) for d in answers] == [
+        ("caption", "caption_missing"),
+        ("license", ""),
+        ("license", "license_unknown"),
+    ]
+    assert uris.to_pylist() == ["b.mp4"]
+    assert gate(table, LicenseConfig())[1].to_pylist() == ["a.mp4", "b.mp4"]

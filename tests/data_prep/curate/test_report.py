@@ -87,6 +87,8 @@ def real_report(clips, tmp_path_factory):
     shutil.copy(clips / "photos" / "test_data_owl.jpg", folder / "in")
     (folder / "in" / "test_data_owl.txt").write_text("<b>An owl</b><script>document.title='owned'</script>")
     (folder / "in" / "media_bear-vp9.txt").write_text("A bear behind a fence.")
+    for name in ("media_silent-black-10s", "streamio-ffmpeg_broken"):
+        (folder / "in" / f"{name}.txt").write_text("Words.")
     config = CurateConfig(input=str(folder / "in"), output=folder / "out", license=LicenseConfig(assume="CC0-1.0"))
     summary = curate(config)
     assert (summary.kept, summary.dropped, summary.errors) == (2, 2, 1)

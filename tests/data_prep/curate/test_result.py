@@ -30,7 +30,8 @@ def test_the_summary_counts_clips_and_hours(result):
     assert summary.reasons == {"leftover": 1, "truncated": 1, "still": 1}
     assert summary.licenses == {"MIT": 2}
     rows = dict(summary.rows())
-    assert (rows["files read"], rows["start s"], rows["  still"]) == (3, 0.5, 1)
+    assert (rows["files read"], rows["took"], rows["  of it, Ray's start"], rows["  still"]) == (3, "2.0 s", "0.5 s", 1)
+    assert (rows["video measured"], rows["video kept"], rows["video left over"]) == ("2.5 h", "60.0 min", "30.0 min")
 
 
 def test_bugs_of_ours_are_counted_apart_from_the_errors_of_files(make):

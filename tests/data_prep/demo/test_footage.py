@@ -7,22 +7,24 @@ import pytest
 from data_prep.curate.license import LicenseConfig, decide
 from data_prep.demo import footage
 from data_prep.demo.footage import FIXED, MOVES, PHOTOS, Cutout, make_demo_clips
+from data_prep.demo.scenes import SIDE
 from data_prep.media.errors import MediaError
 from data_prep.media.probe import probe
 
 GOOD = 3
+SCENES = 2
 
 
 @pytest.fixture(scope="module")
 def rows(tmp_path_factory):
     """The manifest's rows, with absolute names."""
-    manifest = make_demo_clips(tmp_path_factory.mktemp("demo"), videos=GOOD)
+    manifest = make_demo_clips(tmp_path_factory.mktemp("demo"), videos=GOOD, scenes=SCENES, stills=SCENES)
     with open(manifest, newline="") as f:
         return [row | {"path": manifest.parent / row["uri"]} for row in csv.DictReader(f)]
 
 
 def test_good_clips_are_what_the_manifest_states(rows):
-    good = [row for row in rows if not row["uri"].startswith("bad/")]
+    good = [row for row in rows if not row["uri"].startswith(("bad/", "scenes/"))]
     assert len(good) == GOOD + len(PHOTOS)
     for row in good:
         known = probe(row["path"])
@@ -31,6 +33,16 @@ def test_good_clips_are_what_the_manifest_states(rows):
         assert row["attribution"]
         assert decide(row["license"], LicenseConfig()).verdict == "keep"
         assert row["caption"].endswith(".")
+
+
+def test_scenes_are_videos_and_pictures_with_captions(rows):
+    scenes = [row for row in rows if row["uri"].startswith("scenes/")]
+    assert [row["media_type"] for row in scenes] == ["video"] * SCENES + ["image"] * SCENES
+    for row in scenes:
+        known = probe(row["path"])
+        assert (known.media_type, min(known.width, known.height)) == (row["media_type"], SIDE)
+        assert row["caption"].startswith("a ")
+        assert decide(row["license"], LicenseConfig()).verdict == "keep"
 
 
 def test_bad_clips_are_bad_in_the_way_of_their_names(rows):

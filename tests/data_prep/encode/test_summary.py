@@ -9,6 +9,7 @@ from data_prep.encode.summary import (
     EncodeSummary,
     StageSummary,
     canary_alarms,
+    caption_warnings,
     stage_warnings,
     summarize_stages,
 )
@@ -50,6 +51,7 @@ def test_a_finished_folder_gives_its_summary_back(encoded):
     numbers = summary.numbers()
     assert (numbers["samples"], numbers["errors"], numbers["shards"]) == (15, 2, 5)
     assert "canary_psnr_median" not in numbers
+    assert [row[3][-2:] for row in summary.rows()] == [" s", " s"]
     assert "video_48x80_17f" in table(summary.rows(), ("bucket", "clips", "samples", "hours", "shards", "MB", "PSNR"))
 
 
@@ -82,6 +84,18 @@ def test_stages_with_less_than_a_batch_are_warned_of():
         "long: no sample",
     ]
     assert stage_warnings(stages, serve_shorter=False)[0].endswith("; --serve-shorter cuts long clips for it too")
+
+
+def test_samples_without_a_caption_are_counted_in_one_warning(make_clip, cut):
+    def laid_out(*captions):
+        clips = (make_clip(str(i), 2.0) | {"caption": caption} for i, caption in enumerate(captions))
+        bucket = Bucket("video", 48, 80, 32)
+        shards = split_into_shards(bucket, cut(*clips).segments[bucket], (16, 4, 6, 10), "float16", shard_mb=0.03)
+        return [BucketLayout(64, shards)]
+
+    (warning,) = caption_warnings(laid_out("", "  ", "words"))
+    assert warning.startswith("2 of 3 samples have no caption")
+    assert caption_warnings(laid_out("words", "words")) == []
 
 
 def test_canaries_far_below_the_others_ring_the_alarm(bucket):

@@ -19,7 +19,7 @@ def found(folder):
 
 
 OURS = {
-    "demo_clips": ["config.json", "manifest.csv", "videos/00_china.mp4", "videos/.00_china.mp4.part", "bad/dark.mp4"],
+    "demo_clips": ["config.json", "manifest.csv", "videos/00_china.mp4", "scenes/0000.mp4", "scenes/.0001.jpg", "bad/dark.mp4"],
     "curate": ["clips.parquet", "quality.csv", ".quality.csv.0a1b2c3d", "tracking/run.json", "tracking/.run.json.1f"],
     "encode": [
         "latents/video_96x96_17f/000000.tar",
@@ -30,6 +30,7 @@ OURS = {
         "tae/tae.json",
         "errors.parquet",
     ],
+    "evaluate": ["evaluation.json", "sheet.png", "tracking/run.json"],
     "train_tae": [
         "pixels/0c-0-3000_w0001.npy",
         "pixels/.0c-0-3000_w0001.npy",
@@ -57,6 +58,7 @@ FOREIGN = {
         "tae/weights.pt",
         "parts/mine.json",
     ],
+    "evaluate": ["sheet2.png", "videos/a.mp4"],
     "train_tae": ["pixels/me.png", "ray/mine", "checkpoint.pt"],
     "train": [
         "checkpoints/step_00000100_best/__0_0.distcp",

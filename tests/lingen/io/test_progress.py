@@ -4,7 +4,7 @@ import os
 
 import pytest
 
-from lingen.io.progress import Progress, clock
+from lingen.io.progress import Progress, clock, length
 
 
 def test_a_line_has_counts_rate_and_time_to_go():
@@ -17,6 +17,13 @@ def test_a_line_has_counts_rate_and_time_to_go():
     assert "4s to go" in progress.line()
     progress.close()
     assert out.getvalue().count("\n") == 1
+
+
+def test_lengths_have_units_that_fit():
+    assert [length(s / 3600) for s in (0, 34.64, 89, 318, 5399, 5400, 7.2e6)] == [
+        *("0.0 s", "34.6 s", "89.0 s", "5.3 min", "90.0 min", "1.5 h"),
+        "2,000.0 h",
+    ]
 
 
 def test_clock():

@@ -1,8 +1,11 @@
 """open_clip's text towers: all tokens, honest names, one-line errors."""
 
+import logging
+
 import pytest
 import torch
 
+from lingen.text import open_clip as towers
 from lingen.text.encoders import TextEncoderConfig, build_text_encoder
 
 pytest.importorskip("open_clip")
@@ -34,6 +37,38 @@ def test_random_weights_are_named_and_depend_on_the_seed(encoder):
     assert torch.equal(torch.get_rng_state(), state)
     assert again.digest == encoder.digest
     assert other.digest != encoder.digest
+
+
+def test_meant_random_weights_are_said_once_and_in_our_words(caplog, monkeypatch):
+    monkeypatch.delenv(towers.RANDOM_WEIGHTS_SAID, raising=False)
+    towers._say_random_weights.cache_clear()
+    with caplog.at_level(logging.INFO):
+        for seed in (0, 1):
+            build_text_encoder(TextEncoderConfig(model="lingen-tiny", seed=seed))
+    said = [r.getMessage() for r in caplog.records if "weights" in r.getMessage()]
+    assert [text.partition(":")[0] for text in said] == ["text tower lingen-tiny has random weights, on purpose"]
+    assert not logging.getLogger().filters
+
+
+def test_a_workflow_that_has_said_it_is_not_told_again(caplog, monkeypatch):
+    monkeypatch.setenv(towers.RANDOM_WEIGHTS_SAID, "1")
+    towers._say_random_weights.cache_clear()
+    with caplog.at_level(logging.INFO, "lingen"):
+        build_text_encoder(TextEncoderConfig(model="lingen-tiny"))
+    assert "weights" not in caplog.text
+    towers._say_random_weights.cache_clear()
+
+
+def test_open_clips_other_warnings_are_shown(caplog):
+    """And that warning itself wherever random weights are not built on purpose."""
+    import open_clip
+
+    with towers._random_weights_meant():
+        logging.warning("something else about the model")
+        logging.warning("No pretrained weights loaded for model 'lingen-tiny'.")
+    assert caplog.messages == ["something else about the model"]
+    open_clip.create_model("lingen-tiny", force_custom_text=True)
+    assert "No pretrained weights loaded" in caplog.text
 
 
 def test_weights_from_a_file(encoder, tmp_path):

@@ -55,6 +55,25 @@ def test_logging_continues_while_mlflow_is_away_and_nothing_is_lost(tmp_path, st
     assert (run.info.status, run.data.params) == ("FINISHED", {"lr": "0.1"})
 
 
+def test_numbers_and_tags_are_what_was_given_last_and_wait_for_an_absent_server(tmp_path, store, history):
+    away = tracking.Run(tmp_path / "t", "exp", "workflow", uri="http://127.0.0.1:9")
+    away.numbers({"seconds": 3.0}, step=2)
+    away.numbers({"seconds": 5.0})
+    away.tag("clips", "s3://K:SECRET@b/m.csv")
+    away.describe("first")
+    away.describe("a line\n" * 5000)
+    away.close(timeout_s=1)
+    assert "SECRET" not in (tmp_path / "t" / "artifacts.jsonl").read_text()
+    assert tracking.catch_up(tmp_path / "t", store)
+    client = mlflow.MlflowClient(store)
+    (run,) = client.search_runs([client.get_experiment_by_name("exp").experiment_id])
+    assert sorted(history(run.info.run_id, "seconds")) == [(0, 5.0), (2, 3.0)]
+    assert run.data.tags["clips"] == "s3://***@b/m.csv"
+    note = run.data.tags["mlflow.note.content"]
+    assert 4900 < len(note) <= 5000
+    assert set(note.splitlines()) == {"a line"}
+
+
 def test_videos_are_playable_artifacts_with_a_still_grid(tmp_path, store):
     run = tracking.Run(tmp_path / "t", "exp", "stage", uri=store)
     run.video("video", 7, [np.zeros((4, 32, 48, 3), np.uint8)], fps=16)

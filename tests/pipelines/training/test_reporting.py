@@ -51,14 +51,6 @@ def test_what_a_stage_changed_is_told_from_its_manifest(tmp_path):
     (tmp_path / "tracking" / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     loss = reporting.first_and_last(tmp_path)
     assert loss == {"loss": [1.9375, 1.0375], "val/loss": [2.0, 1.25]}
-    positions = {"after": [4, 6, 7], "before": [2, 4, 5]}
-    assert reporting.changes({"loss": loss, "positions": positions}) == [
-        "2x4x5 -> 4x6x7",
-        "1.938 -> 1.038",
-        "2.000 -> 1.250",
-    ]
-    first = {"loss": {}, "positions": {"before": None, "after": [2, 4, 5]}}
-    assert reporting.changes(first) == ["none -> 2x4x5", "none", "none"]
 
 
 @pytest.mark.parametrize(("finished", "status"), [(True, "FINISHED"), (False, "KILLED"), (None, "FAILED")])

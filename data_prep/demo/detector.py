@@ -1,0 +1,109 @@
+"""Reads colour, shape and direction of a scene's shape off its frames, without any weights.
+
+The shape is what is colourful: the largest patch of saturated pixels. Its hue is the colour, the share that it fills of
+the box around it tells shapes apart (box 1, ball pi/4, triangle 1/2), and the way of its middle is the direction.
+
+N frames of H x W pixels.
+"""
+
+from __future__ import annotations
+
+import colorsys
+from typing import NamedTuple
+
+import numpy as np
+
+from data_prep.demo.scenes import COLORS, DIRECTIONS
+
+_HUES = {name: colorsys.rgb_to_hsv(*(c / 255 for c in rgb))[0] for name, rgb in COLORS.items()}
+MIN_CHROMA = 60
+"""largest minus smallest of a pixel's red, green and blue, from which it counts as colourful (0 to 255)"""
+MIN_AREA = 0.015
+"""of a shape, as a share of the frame"""
+MIN_WAY = 0.06
+"""of a shape that moves, as a share of the side"""
+_FILLED = (("triangle", 0.645), ("ball", 0.885), ("box", 9.0))
+"""shape, and the largest share of its box that it fills"""
+
+
+class Seen(NamedTuple):
+    """What a clip shows; None where nothing can be told."""
+
+    color: str | None
+    shape: str | None
+    direction: str | None
+
+
+class _Patch(NamedTuple):
+    hue: float
+    filled: float
+    whole: bool
+    """whether it is clear of the frame's edge"""
+    x: float
+    y: float
+    frame: int
+
+
+def see(frames_NHW3: np.ndarray) -> Seen:
+    """What a clip shows: uint8 RGB (N, H, W, 3)."""
+    patches = [patch for i, frame in enumerate(frames_NHW3) if (patch := _patch(frame, i)) is not None]
+    if not patches:
+        return Seen(None, None, None)
+    direction = _direction(patches) if len(patches) >= len(frames_NHW3) / 2 else None
+    return Seen(_color(patches), _shape(patches), direction)
+
+
+def _patch(frame: np.ndarray, i: int) -> _Patch | None:
+    """The largest colourful patch of a frame."""
+    import cv2
+
+    height, width = frame.shape[:2]
+    pixels = frame.astype(np.int16)
+    chroma = pixels.max(axis=2) - pixels.min(axis=2)
+    peak = np.percentile(chroma, 98)
+    if peak < MIN_CHROMA:
+        return None
+    count, labels, stats, middles = cv2.connectedComponentsWithStats(
+        (chroma > max(peak / 2, MIN_CHROMA / 2)).astype(np.uint8)
+    )
+    if count < 2:
+        return None
+    largest = 1 + int(stats[1:, cv2.CC_STAT_AREA].argmax())
+    left, top, w, h, area = stats[largest]
+    if area < MIN_AREA * height * width:
+        return None
+    strong = (labels == largest) & (chroma >= np.percentile(chroma[labels == largest], 50))
+    red, green, blue = (frame[strong].mean(axis=0) / 255).tolist()
+    whole = left > 0 and top > 0 and left + w < width and top + h < height
+    x, y = middles[largest]
+    return _Patch(colorsys.rgb_to_hsv(red, green, blue)[0], area / (w * h), whole, x / width, y / height, i)
+
+
+def _color(patches: list[_Patch]) -> str:
+    """The name whose hue is nearest to most patches."""
+
+    def nearest(hue: float) -> str:
+        return min(_HUES, key=lambda name: min(abs(hue - _HUES[name]), 1 - abs(hue - _HUES[name])))
+
+    names = [nearest(patch.hue) for patch in patches]
+    return max(dict.fromkeys(names), key=names.count)
+
+
+def _shape(patches: list[_Patch]) -> str:
+    whole = [patch for patch in patches if patch.whole] or patches
+    filled = float(np.median([patch.filled for patch in whole]))
+    return next(name for name, most in _FILLED if filled < most)
+
+
+def _direction(patches: list[_Patch]) -> str | None:
+    """Along the axis on which the middle moves farther, if it moves at all and not about as far on the other."""
+    at = np.array([patch.frame for patch in patches], float)
+    if len(at) < 2:
+        return None
+    length = at.max() - at.min()
+    way = np.array([np.polyfit(at, [getattr(p, axis) for p in patches], 1)[0] * length for axis in "xy"])
+    if np.abs(way).max() < MIN_WAY or np.abs(way).min() > 0.7 * np.abs(way).max():
+        return None
+    axis = int(np.abs(way).argmax())
+    step = (np.sign(way[0]), 0) if axis == 0 else (0, np.sign(way[1]))
+    return next(name for name, change in DIRECTIONS.items() if change == step)
