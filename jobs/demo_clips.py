@@ -14,7 +14,7 @@ class DemoClipsConfig:
 
     output: Path
     """Folder for the clips."""
-    scenes: int = 480
+    scenes: int = 1000
     """Videos of moving shapes."""
     stills: int = 90
     """Pictures of shapes."""

@@ -22,7 +22,9 @@ MIN_AREA = 0.015
 """of a shape, as a share of the frame"""
 MIN_WAY = 0.06
 """of a shape that moves, as a share of the side"""
-_FILLED = (("triangle", 0.645), ("ball", 0.885), ("box", 9.0))
+MAX_STEP = 0.3
+"""of its middle between frames, as a share of the side; farther, it left the picture and came in on the other side"""
+_FILLED = (("triangle", 0.7), ("ball", 0.845), ("box", 9.0))
 """shape, and the largest share of its box that it fills"""
 
 
@@ -41,19 +43,18 @@ class _Patch(NamedTuple):
     """whether it is clear of the frame's edge"""
     x: float
     y: float
-    frame: int
 
 
 def see(frames_NHW3: np.ndarray) -> Seen:
     """What a clip shows: uint8 RGB (N, H, W, 3)."""
-    patches = [patch for i, frame in enumerate(frames_NHW3) if (patch := _patch(frame, i)) is not None]
+    patches = [patch for frame in frames_NHW3 if (patch := _patch(frame)) is not None]
     if not patches:
         return Seen(None, None, None)
     direction = _direction(patches) if len(patches) >= len(frames_NHW3) / 2 else None
     return Seen(_color(patches), _shape(patches), direction)
 
 
-def _patch(frame: np.ndarray, i: int) -> _Patch | None:
+def _patch(frame: np.ndarray) -> _Patch | None:
     """The largest colourful patch of a frame."""
     import cv2
 
@@ -76,7 +77,7 @@ def _patch(frame: np.ndarray, i: int) -> _Patch | None:
     red, green, blue = (frame[strong].mean(axis=0) / 255).tolist()
     whole = left > 0 and top > 0 and left + w < width and top + h < height
     x, y = middles[largest]
-    return _Patch(colorsys.rgb_to_hsv(red, green, blue)[0], area / (w * h), whole, x / width, y / height, i)
+    return _Patch(colorsys.rgb_to_hsv(red, green, blue)[0], area / (w * h), whole, x / width, y / height)
 
 
 def _color(patches: list[_Patch]) -> str:
@@ -97,11 +98,9 @@ def _shape(patches: list[_Patch]) -> str:
 
 def _direction(patches: list[_Patch]) -> str | None:
     """Along the axis on which the middle moves farther, if it moves at all and not about as far on the other."""
-    at = np.array([patch.frame for patch in patches], float)
-    if len(at) < 2:
-        return None
-    length = at.max() - at.min()
-    way = np.array([np.polyfit(at, [getattr(p, axis) for p in patches], 1)[0] * length for axis in "xy"])
+    middles = np.array([(patch.x, patch.y) for patch in patches])
+    steps = np.diff(middles, axis=0)
+    way = steps[np.abs(steps).max(axis=1) < MAX_STEP].sum(axis=0)
     if np.abs(way).max() < MIN_WAY or np.abs(way).min() > 0.7 * np.abs(way).max():
         return None
     axis = int(np.abs(way).argmax())

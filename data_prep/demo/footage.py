@@ -26,7 +26,7 @@ from lingen.io.manifest import write_atomic
 from lingen.io.video import write_mp4
 
 FPS = 24.0
-SIZES = ((144, 240), (176, 176))  # height x width of the clips, a wide and a square one
+SIDE = 176  # of the clips, which are square like the scenes: one shape of batches
 
 
 @dataclasses.dataclass(frozen=True)
@@ -108,7 +108,7 @@ PATHS = (  # of the moving object: words for the caption, and Cutout.path
 )
 
 
-def make_demo_clips(folder: str | Path, seed: int = 0, videos: int = 8, scenes: int = 480, stills: int = 90) -> Path:
+def make_demo_clips(folder: str | Path, seed: int = 0, videos: int = 8, scenes: int = 1000, stills: int = 90) -> Path:
     """Write the clips and their manifest.csv, unless the manifest, which is written last, exists.
 
     Args:
@@ -160,7 +160,7 @@ def _scenes(folder: Path, videos: int, stills: int, seed: int) -> list[dict[str,
 def _good_video(folder: Path, i: int, photos: list[np.ndarray], rng: np.random.Generator) -> dict[str, str]:
     which = i % len(PHOTOS)
     move = MOVES[(i + i // len(PHOTOS)) % len(MOVES)]
-    height, width = SIZES[i % len(SIZES)]
+    height = width = SIDE
     seconds = float(rng.uniform(4.1, 4.9))  # the longest stage takes 4 s
     caption = PHOTOS[which].subject
     attribution, license_id = PHOTOS[which].attribution, PHOTOS[which].license
@@ -187,13 +187,15 @@ def _photo(folder: Path, i: int, photo: Photo, pixels: np.ndarray) -> dict[str, 
 
     path = folder / "photos" / f"{i:02d}_{Path(photo.path).stem}.jpg"
     path.parent.mkdir(exist_ok=True)
-    Image.fromarray(pixels).save(path, quality=92)
+    side = min(pixels.shape[:2])
+    top, left = ((n - side) // 2 for n in pixels.shape[:2])
+    Image.fromarray(pixels[top : top + side, left : left + side]).save(path, quality=92)
     caption = f"{photo.subject[0].upper()}{photo.subject[1:]}, a photograph."
     return _row(f"photos/{path.name}", "image", caption, photo.license, photo.source, photo.attribution)
 
 
 def _bad_videos(folder: Path, photos: list[np.ndarray], rng: np.random.Generator) -> list[dict[str, str]]:
-    height, width = SIZES[0]
+    height = width = SIDE
     still = _film(photos[0], FIXED, height, width, round(3 * FPS))
     moving = _film(photos[4], MOVES[0], height, width, round(3 * FPS))
     dark = (moving * 0.04).astype(np.uint8)

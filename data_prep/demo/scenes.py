@@ -32,14 +32,15 @@ DIRECTIONS = {"left": (-1, 0), "right": (1, 0), "up": (0, -1), "down": (0, 1)}
 """direction -> how it changes x and y"""
 _TO = {"left": "to the left", "right": "to the right", "up": "up", "down": "down"}
 _VERBS = ("slides", "goes")
-import os
 
-VARIETY = float(os.environ.get("VARIETY", "0.25"))
+VARIETY = 0.2
+"""share of captions in other words"""
 GROUNDS = ("plain", "tiled", "dotted")
 LENGTHS = (1.25, 2.25, 4.25)
 """seconds; each is a little more than a stage of the demo takes"""
-_TRAVEL = {1.25: (0.36, 0.46), 2.25: (0.52, 0.6), 4.25: (0.58, 0.64)}
-"""length -> way of a shape, least and most, as a fraction of the side"""
+SPEED = (0.29, 0.37)
+"""of a shape, least and most, in sides a second: the same in clips of all lengths, or short windows of long clips would
+hardly move"""
 
 
 class Combination(NamedTuple):
@@ -74,14 +75,24 @@ TRAINED = tuple(c for c in COMBINATIONS if c not in HELD_OUT)
 
 @dataclasses.dataclass(frozen=True)
 class Mover:
-    """A shape and its way: `radius`, `start` and `end` of its centre (x, y) as fractions of the side."""
+    """A shape on its way."""
 
     combination: Combination
     radius: float
+    """as a fraction of the side, like all lengths here"""
     start: tuple[float, float]
-    end: tuple[float, float]
+    """its centre at first, (x, y)"""
+    speed: float
+    """sides a second"""
     shade: float = 1.0
     """factor of its colour"""
+
+    def at(self, seconds: float) -> tuple[float, float]:
+        """Its centre (x, y). Once it has left the picture, it comes in again on the other side."""
+        span = 1 + 2 * self.radius
+        moved = (a + d * self.speed * seconds for a, d in zip(self.start, DIRECTIONS[self.combination.direction]))
+        x, y = ((a + self.radius) % span - self.radius for a in moved)
+        return x, y
 
 
 @dataclasses.dataclass(frozen=True)
@@ -96,7 +107,7 @@ class Scene:
     """of the ground's texture"""
 
 
-def draw_scenes(count: int, seed: int, two_objects: float = 0.04) -> list[Scene]:
+def draw_scenes(count: int, seed: int, two_objects: float = 0.03) -> list[Scene]:
     """Scenes of trained combinations, in equal parts; three fifths of the shortest length, one of each other.
 
     Args:
@@ -121,19 +132,17 @@ def _still(color: str, shape: str, rng: np.random.Generator) -> Scene:
     scene = _scene(Combination(color, shape, "left"), LENGTHS[0], rng)
     (mover,) = scene.movers
     center = (float(rng.uniform(0.3, 0.7)), float(rng.uniform(0.3, 0.7)))
-    mover = dataclasses.replace(mover, start=center, end=center)
+    mover = dataclasses.replace(mover, start=center)
     caption = f"a {color} {shape}"
     return dataclasses.replace(scene, movers=(mover,), seconds=1 / FPS, caption=caption)
 
 
 def _scene(combination: Combination, seconds: float, rng: np.random.Generator, two_objects: float = 0.0) -> Scene:
-    movers = [_mover(combination, seconds, rng)]
+    movers = [_mover(combination, rng)]
     ground = str(rng.choice(GROUNDS, p=(0.2, 0.4, 0.4)))
     if rng.random() < two_objects:
         others = [c for c in TRAINED if c.color != combination.color and c.direction == combination.direction]
-        movers = [
-            _mover(c, seconds, rng, lane) for c, lane in ((combination, -1), (others[rng.integers(len(others))], 1))
-        ]
+        movers = [_mover(c, rng, lane) for c, lane in ((combination, -1), (others[rng.integers(len(others))], 1))]
     caption = " and ".join(_phrase(mover.combination, rng) for mover in movers)
     return Scene(tuple(movers), ground, seconds, caption, int(rng.integers(1 << 31)))
 
@@ -143,19 +152,19 @@ def scene_of(combination: Combination, seed: int, seconds: float = LENGTHS[0]) -
     return _scene(combination, seconds, np.random.default_rng(seed))
 
 
-def _mover(combination: Combination, seconds: float, rng: np.random.Generator, lane: int = 0) -> Mover:
-    """A shape whose way goes through the middle, or beside it in a lane of its own (-1 or 1)."""
-    way = rng.uniform(*_TRAVEL[seconds]) / 2
+def _mover(combination: Combination, rng: np.random.Generator, lane: int = 0) -> Mover:
+    """A shape whose first second leads through the middle, or beside it in a lane of its own (-1 or 1)."""
+    speed = rng.uniform(*SPEED)
     dx, dy = DIRECTIONS[combination.direction]
-    x, y = 0.5 + rng.uniform(-0.06, 0.06, 2) * (abs(dy) or 0.2, abs(dx) or 0.2)
+    x, y = 0.5 + rng.uniform(-0.06, 0.06, 2) * (abs(dy) or 0.2, abs(dx) or 0.2) - np.array((dx, dy)) * speed * 0.6
     if lane:
         x, y = (x + 0.22 * lane, y) if dx == 0 else (x, y + 0.22 * lane)
-    radius = rng.uniform(0.13, 0.16) if lane else rng.uniform(0.18, 0.23)
-    return Mover(combination, radius, (x - dx * way, y - dy * way), (x + dx * way, y + dy * way), rng.uniform(0.9, 1.1))
+    radius = rng.uniform(0.13, 0.16) if lane else rng.uniform(0.19, 0.24)
+    return Mover(combination, radius, (float(x), float(y)), speed, rng.uniform(0.95, 1.05))
 
 
 def _phrase(combination: Combination, rng: np.random.Generator) -> str:
-    """The prompt, or a fourth of the time the same in other words."""
+    """The prompt, or sometimes the same in other words."""
     if rng.random() >= VARIETY:
         return combination.prompt
     return f"a {combination.color} {SHAPES[combination.shape]} {rng.choice(_VERBS)} {_TO[combination.direction]}"
@@ -167,9 +176,8 @@ def render(scene: Scene, side: int = SIDE) -> np.ndarray:
     ground = _ground(scene.ground, side, np.random.default_rng(scene.seed))
     frames = np.repeat(ground[None], count, axis=0)
     for i, frame in enumerate(frames):
-        at = i / max(count - 1, 1)
         for mover in scene.movers:
-            x, y = (a + (b - a) * at for a, b in zip(mover.start, mover.end))
+            x, y = mover.at(i / FPS)
             _draw(frame, mover, x * side, y * side)
     return frames
 
@@ -199,10 +207,10 @@ def _ground(kind: str, side: int, rng: np.random.Generator) -> np.ndarray:
     """
     yy, xx = np.mgrid[0 : 1 : side * 1j, 0 : 1 : side * 1j]
     angle = rng.uniform(0, 2 * np.pi)
-    light = rng.uniform(90, 150) + 40 * (np.cos(angle) * (xx - 0.5) + np.sin(angle) * (yy - 0.5))
+    light = rng.uniform(108, 128) + 16 * (np.cos(angle) * (xx - 0.5) + np.sin(angle) * (yy - 0.5))
     if kind == "tiled":
-        light = np.where((xx % 0.25 < 0.02) | (yy % 0.25 < 0.02), light - 45, light)
+        light = np.where((xx % 0.25 < 0.02) | (yy % 0.25 < 0.02), light - 35, light)
     elif kind == "dotted":
-        light = np.where(np.hypot(xx % 0.125 - 0.0625, yy % 0.125 - 0.0625) < 0.02, light + 45, light)
-    tint = 1 + rng.uniform(-0.06, 0.06, 3)
+        light = np.where(np.hypot(xx % 0.125 - 0.0625, yy % 0.125 - 0.0625) < 0.02, light + 35, light)
+    tint = 1 + rng.uniform(-0.03, 0.03, 3)
     return (light[..., None] * tint).clip(0, 255).astype(np.uint8)

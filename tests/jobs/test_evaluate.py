@@ -36,6 +36,6 @@ def test_bad_settings_name_the_flag(flag, settings, tmp_path):
 
 
 def test_a_folder_without_a_model_is_named_before_any_work(tmp_path):
-    with pytest.raises(ValueError, match="^--checkpoints: .*/x contains no exported model"):
+    with pytest.raises(ValueError, match=r"^--checkpoints: .*/x contains no exported model"):
         run(EvaluateConfig(checkpoints=(tmp_path / "x",), output=tmp_path / "out"))
     assert not (tmp_path / "out").exists()

@@ -19,7 +19,7 @@ def found(folder):
 
 
 OURS = {
-    "demo_clips": ["config.json", "manifest.csv", "videos/00_china.mp4", "scenes/0000.mp4", "scenes/.0001.jpg", "bad/dark.mp4"],
+    "demo_clips": ["config.json", "manifest.csv", "scenes/0000.mp4", "scenes/.0001.jpg", "bad/dark.mp4"],
     "curate": ["clips.parquet", "quality.csv", ".quality.csv.0a1b2c3d", "tracking/run.json", "tracking/.run.json.1f"],
     "encode": [
         "latents/video_96x96_17f/000000.tar",
