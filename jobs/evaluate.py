@@ -29,12 +29,12 @@ class EvaluateConfig:
     checkpoints: tuple[Path, ...]
     """Output folders of finished jobs/train.py, in the order in which they were trained."""
     output: Path
-    """Folder for evaluation.json and the contact sheet, sheet.png (of the last model)."""
+    """Folder for evaluation.json and the contact sheet, sheet.png (of the first and the last model)."""
     prompts: int = 48
     """Prompts for each model; a third of them are combinations that no clip shows."""
     seed: int = 0
     """Seed of the choice of prompts and of the noise."""
-    sampler: SamplerConfig = dataclasses.field(default_factory=lambda: SamplerConfig(steps=16, guidance=3.0))
+    sampler: SamplerConfig = dataclasses.field(default_factory=lambda: SamplerConfig(steps=12, guidance=3.0))
     """How the videos are sampled."""
     rows: int = 8
     """Prompts on the contact sheet."""
@@ -68,8 +68,8 @@ def run(config: EvaluateConfig) -> None:
     if not folder.finished:
         evaluation, answers = evaluate(config, names)
         write_json(folder.path / EVALUATION, evaluation)
-        title = f"{list(names)[-1]}: what the model made of prompts, beside real clips"
-        draw_sheet(pick(answers, config.rows), title).save(folder.path / SHEET, optimize=True)
+        shown = {name: pick(answers[name], config.rows) for name in dict.fromkeys((list(names)[0], list(names)[-1]))}
+        draw_sheet(shown).save(folder.path / SHEET, optimize=True)
         folder.publish({name: file_digest(folder.path / name) for name in (EVALUATION, SHEET)}, started)
     evaluation = read_json(folder.path / EVALUATION)
     last = evaluation["stages"][list(names)[-1]]
@@ -77,7 +77,7 @@ def run(config: EvaluateConfig) -> None:
     params = {"prompts": config.prompts, "checkpoints": " ".join(names)}
     log_outcome(config.output, "lingen-evaluate", params, numbers, [folder.path / EVALUATION, folder.path / SHEET])
     print(report(evaluation))
-    print(f"\n{config.output / SHEET}: prompts, what the last model made of them, and real clips")
+    print(f"\n{config.output / SHEET}: prompts, what the models made of them, and real clips")
 
 
 def stage_name(path: Path) -> str:
@@ -86,17 +86,17 @@ def stage_name(path: Path) -> str:
     return path.parent.name if path.name == "model" else path.name
 
 
-def evaluate(config: EvaluateConfig, checkpoints: dict[str, Path]) -> tuple[dict[str, object], list[Answer]]:
-    """Score every model. Returns the content of evaluation.json, and the last model's answers."""
+def evaluate(config: EvaluateConfig, checkpoints: dict[str, Path]) -> tuple[dict[str, object], dict[str, list[Answer]]]:
+    """Score every model. Returns the content of evaluation.json, and each model's answers."""
     device = config.device or ("cuda" if torch.cuda.is_available() else "cpu")
     combinations = choose(config.prompts, config.seed)
     progress = Progress("evaluate", len(combinations) * len(checkpoints), unit="videos")
-    stages, answers = {}, []
+    stages, answers = {}, {}
     for name, path in checkpoints.items():
         generator = Generator(path, device=device)
         size = (Bucket.parse(generator.about["bucket"]).frames, *bucket_size(generator.about["resolution"], 1.0))
-        answers = list(ask(generator, combinations, size, config.sampler, config.seed, progress.update))
-        trained, held_out = ([a for a in answers if a.held_out == held] for held in (False, True))
+        found = answers[name] = list(ask(generator, combinations, size, config.sampler, config.seed, progress.update))
+        trained, held_out = ([a for a in found if a.held_out == held] for held in (False, True))
         stages[name] = {
             "trained": dataclasses.asdict(Score.of(trained)),
             "held_out": dataclasses.asdict(Score.of(held_out)),

@@ -111,8 +111,8 @@ PAPER = Recipe(
 )
 
 _DEMO_VIDEO = FitConfig(
-    lr=5e-4,
-    lr_end=1e-4,
+    lr=2e-3,
+    lr_end=2e-4,
     warmup=10,
     image_ratio="1:10",  # 1:100 would be two or three batches of a stage this short
     ema_decay=0.98,
@@ -123,7 +123,7 @@ _DEMO_VIDEO = FitConfig(
     validation_samples=12,
 )
 _DEMO_FITS = {
-    "demo_t2i_64p": dataclasses.replace(_DEMO_VIDEO, lr=2e-3, schedule="constant"),
+    "demo_t2i_64p": dataclasses.replace(_DEMO_VIDEO, schedule="constant"),
     "demo_t2v_64p_1s": dataclasses.replace(
         _DEMO_VIDEO, lr=3e-3, lr_end=3e-4, warmup=20, ema_decay=0.995, checkpoint_every=250, validate_every=250
     ),

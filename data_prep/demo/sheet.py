@@ -1,8 +1,8 @@
-"""A contact sheet of answers: each prompt with frames of the generated video, and of a true clip that fits it."""
+"""A contact sheet of answers: each prompt with frames of the generated videos, and of a real clip that fits it."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
@@ -12,36 +12,36 @@ from data_prep.demo.scenes import render, scene_of
 
 FRAMES = 5
 SIDE = 80
-TEXT = 210
-HEAD = 26
+ROW = SIDE + 22
+TEXT = 225
+HEAD = 30
 GAP = 12
 INK, FAINT, GOOD, BAD = (20, 20, 20), (110, 110, 110), (20, 120, 50), (190, 30, 30)
 
 
-def draw_sheet(answers: Sequence[Answer], title: str) -> Image.Image:
-    """Draw one row per answer, in order: the prompt and what was followed, the model's frames, a true clip's."""
-    width = TEXT + 2 * FRAMES * SIDE + GAP
-    sheet = Image.new("RGB", (width, 2 * HEAD + len(answers) * (SIDE + 4)), "white")
+def draw_sheet(answers: Mapping[str, Sequence[Answer]]) -> Image.Image:
+    """Draw one row per prompt: what each model made of it and what of that was followed, and a real clip.
+
+    Args:
+        answers: name of a model -> its answers to the same prompts, in the same order.
+    """
+    strip = FRAMES * SIDE + GAP
+    rows = list(zip(*answers.values()))
+    sheet = Image.new("RGB", (TEXT + (len(answers) + 1) * strip, HEAD + len(rows) * ROW), "white")
     draw, font, small = ImageDraw.Draw(sheet), ImageFont.load_default(13), ImageFont.load_default(11)
-    draw.text((6, 6), title, INK, font)
-    for x, words in (
-        (6, "prompt"),
-        (TEXT, "the model's video, first to last frame"),
-        (TEXT + FRAMES * SIDE + GAP, "a real clip"),
-    ):
-        draw.text((x, HEAD + 6), words, FAINT, small)
-    for i, answer in enumerate(answers):
-        y = 2 * HEAD + i * (SIDE + 4)
-        draw.text((6, y + 8), answer.asked.prompt, INK, font)
-        if answer.held_out:
-            draw.text((6, y + 26), "never trained on", FAINT, small)
-        left = 6.0
-        for name, right in answer.right.items():
-            draw.text((left, y + 46), name, GOOD if right else BAD, small)
-            draw.text((left, y + 58), "followed" if right else "not", GOOD if right else BAD, small)
-            left += 62
-        _strip(sheet, answer.frames_NHW3, TEXT, y)
-        _strip(sheet, render(scene_of(answer.asked, seed=i)), TEXT + FRAMES * SIDE + GAP, y)
+    for i, title in enumerate(["prompt", *answers, "a real clip"]):
+        draw.text((TEXT + (i - 1) * strip if i else 6, 6), title, INK, font)
+    for i, row in enumerate(rows):
+        y = HEAD + i * ROW
+        draw.text((6, y + 8), row[0].asked.prompt, INK, font)
+        if row[0].held_out:
+            draw.text((6, y + 28), "never trained on", FAINT, small)
+        for j, answer in enumerate(row):
+            _strip(sheet, answer.frames_NHW3, TEXT + j * strip, y)
+            for k, (name, right) in enumerate(answer.right.items()):
+                mark = f"{name} followed" if right else f"{name} not"
+                draw.text((TEXT + j * strip + k * 110, y + SIDE + 2), mark, GOOD if right else BAD, small)
+        _strip(sheet, render(scene_of(row[0].asked, seed=i)), TEXT + len(row) * strip, y)
     return sheet
 
 

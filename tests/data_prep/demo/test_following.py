@@ -45,10 +45,10 @@ def test_a_model_that_makes_what_is_asked_scores_all_and_a_random_one_about_chan
 def test_the_sheet_has_a_row_for_each_answer_and_marks_what_was_not_followed():
     asked = TRAINED[0]
     right = Answer(asked, False, Seen(*asked), render(scene_of(asked, 0), 64))
-    sheet = draw_sheet([right, right._replace(seen=Seen(None, None, None))], "title")
+    sheet = draw_sheet({"first": [right, right], "last": [right, right._replace(seen=Seen(None, None, None))]})
     assert sheet.height == pytest.approx(2 * SIDE, abs=80)
     pixels = np.asarray(sheet).reshape(-1, 3)
     assert (pixels == (20, 120, 50)).all(axis=1).any()
     assert (pixels == (190, 30, 30)).all(axis=1).any()
-    only_right = np.asarray(draw_sheet([right], "title")).reshape(-1, 3)
+    only_right = np.asarray(draw_sheet({"one": [right]})).reshape(-1, 3)
     assert not (only_right == (190, 30, 30)).all(axis=1).any()
