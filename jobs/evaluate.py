@@ -68,12 +68,13 @@ def run(config: EvaluateConfig) -> None:
     if not folder.finished:
         evaluation, answers = evaluate(config, names)
         write_json(folder.path / EVALUATION, evaluation)
-        shown = {name: pick(answers[name], config.rows) for name in dict.fromkeys((list(names)[0], list(names)[-1]))}
+        first, *_, last = [*names, *names]
+        shown = {name: pick(answers[name], config.rows) for name in dict.fromkeys((first, last))}
         draw_sheet(shown).save(folder.path / SHEET, optimize=True)
         folder.publish({name: file_digest(folder.path / name) for name in (EVALUATION, SHEET)}, started)
     evaluation = read_json(folder.path / EVALUATION)
-    last = evaluation["stages"][list(names)[-1]]
-    numbers = {f"followed/{group}/{name}": share for group in last for name, share in last[group].items()}
+    scores = evaluation["stages"][list(names)[-1]]
+    numbers = {f"followed/{group}/{name}": share for group in scores for name, share in scores[group].items()}
     params = {"prompts": config.prompts, "checkpoints": " ".join(names)}
     log_outcome(config.output, "lingen-evaluate", params, numbers, [folder.path / EVALUATION, folder.path / SHEET])
     print(report(evaluation))

@@ -145,7 +145,8 @@ def next_steps(config: PipelineConfig, workflow: Workflow) -> str:
         "",
         "The same with your own clips (a folder, or a manifest with uri, caption, license, source, attribution):",
         "  make demo CLIPS=path/to/manifest.csv OUT=out/mine",
-        "  make demo CLIPS=path/to/folder OUT=out/mine FLAGS='--curate.license.assume CC-BY-4.0'",
+        "  make demo CLIPS=path/to/folder OUT=out/mine \\",
+        "       FLAGS='--curate.license.assume CC-BY-4.0 --curate.caption.missing keep'",
         "or job by job:",
         *(f"  {shlex.join(step.command)}" for step in workflow.steps if step.job != "demo_clips"),
     ]

@@ -61,7 +61,7 @@ TUNING_STAGES: tuple[Stage, ...] = (
 # steps are where a step is cheap and what is learnt carries over.
 DEMO_STAGES: tuple[Stage, ...] = (
     Stage(name="demo_t2i_64p", frames=1, height=64, width=64, steps=100, batch=16),
-    Stage(name="demo_t2v_64p_1s", frames=16, height=64, width=64, steps=1800, batch=16),
+    Stage(name="demo_t2v_64p_1s", frames=16, height=64, width=64, steps=2000, batch=16),
     Stage(name="demo_t2v_96p_1s", frames=16, height=96, width=96, steps=150, batch=8),
     Stage(name="demo_t2v_96p_2s", frames=32, height=96, width=96, steps=100, batch=8),
     Stage(name="demo_t2v_96p_4s", frames=64, height=96, width=96, steps=80, batch=8),
