@@ -186,8 +186,9 @@ def story(folder, encoding):
         server.start()
         nodes = [cluster.add_node(num_cpus=2, include_dashboard=False) for _ in range(2)]
         raylets = [node.all_processes["raylet"][0].process.pid for node in nodes]
-        # Right after a machine is lost Ray still counts it, and waits this long (60 s) for a place on it.
-        environment = {"RAY_ADDRESS": cluster.address, "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "5"}
+        # Right after a machine is lost Ray still counts it, and waits this long (60 s) for a place on it. Less than
+        # what a worker takes to start on a busy machine would mean starting for ever.
+        environment = {"RAY_ADDRESS": cluster.address, "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "20"}
         job = Job(encoding, folder / "out", server, **environment)
         process = job.start("--workers.count", 2, "--workers.min", 1, "--workers.cpus", 2)
         started.append(process)
