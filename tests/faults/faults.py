@@ -74,7 +74,7 @@ def told_to_stop(case: Case) -> str:
 
 
 def disk_full(case: Case) -> str:
-    least = 8 << 10 if case.job.suffix else 256 << 10  # so that a folder's claim fits
+    least = 4 << 10 if case.job.suffix else 256 << 10  # a page; a folder needs room for its claim
     with small_disk(case, max(least, case.usual.bytes // 2)) as grow:
         code, error = case.run()
         assert code != 0, "it fits"
