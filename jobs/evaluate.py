@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-from data_prep.demo.following import CHANCE, Answer, Score, ask, choose
+from data_prep.demo.following import CHANCE, Answer, Score, ask, by_group, choose
 from data_prep.demo.sheet import draw_sheet
 from lingen.data.buckets import Bucket, bucket_size
 from lingen.generate.generator import Generator
@@ -17,9 +17,8 @@ from lingen.io.manifest import OutputFolder, file_digest, read_json, write_json
 from lingen.io.progress import Progress
 from lingen.model.pretrained import model_folder
 from pipelines import cli
+from pipelines.overview import EVALUATION, SHEET, followed, score_rows
 from pipelines.tracking import log_outcome
-
-EVALUATION, SHEET = "evaluation.json", "sheet.png"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -68,15 +67,16 @@ def run(config: EvaluateConfig) -> None:
     if not folder.finished:
         evaluation, answers = evaluate(config, names)
         write_json(folder.path / EVALUATION, evaluation)
-        first, *_, last = [*names, *names]
-        shown = {name: pick(answers[name], config.rows) for name in dict.fromkeys((first, last))}
+        ends = list(answers)
+        shown = {name: pick(answers[name], config.rows) for name in (ends[0], ends[-1])}
         draw_sheet(shown).save(folder.path / SHEET, optimize=True)
         folder.publish({name: file_digest(folder.path / name) for name in (EVALUATION, SHEET)}, started)
     evaluation = read_json(folder.path / EVALUATION)
     scores = evaluation["stages"][list(names)[-1]]
-    numbers = {f"followed/{group}/{name}": share for group in scores for name, share in scores[group].items()}
     params = {"prompts": config.prompts, "checkpoints": " ".join(names)}
-    log_outcome(config.output, "lingen-evaluate", params, numbers, [folder.path / EVALUATION, folder.path / SHEET])
+    log_outcome(
+        config.output, "lingen-evaluate", params, followed(scores), [folder.path / EVALUATION, folder.path / SHEET]
+    )
     print(report(evaluation))
     print(f"\n{config.output / SHEET}: prompts, what the models made of them, and real clips")
 
@@ -97,32 +97,23 @@ def evaluate(config: EvaluateConfig, checkpoints: dict[str, Path]) -> tuple[dict
         generator = Generator(path, device=device)
         size = (Bucket.parse(generator.about["bucket"]).frames, *bucket_size(generator.about["resolution"], 1.0))
         found = answers[name] = list(ask(generator, combinations, size, config.sampler, config.seed, progress.update))
-        trained, held_out = ([a for a in found if a.held_out == held] for held in (False, True))
-        stages[name] = {
-            "trained": dataclasses.asdict(Score.of(trained)),
-            "held_out": dataclasses.asdict(Score.of(held_out)),
-        }
+        stages[name] = {group: dataclasses.asdict(Score.of(some)) for group, some in by_group(found).items()}
     progress.close()
     return {"stages": stages, "chance": CHANCE, "sampler": dataclasses.asdict(config.sampler)}, answers
 
 
 def pick(answers: list[Answer], count: int) -> list[Answer]:
     """Some of both groups, evenly: the first, not the best."""
-    trained, held_out = ([a for a in answers if a.held_out == held] for held in (False, True))
-    return trained[: count - count // 3] + held_out[: count // 3]
+    groups = by_group(answers)
+    return groups["trained"][: count - count // 3] + groups["held_out"][: count // 3]
 
 
 def report(evaluation: dict) -> str:
     """The table of all stages, and one line of the last."""
-    rows = []
-    for stage, groups in evaluation["stages"].items():
-        for group, score in groups.items():
-            shares = [f"{score[name]:.0%}" for name in (*CHANCE, "all")]
-            rows.append((stage, f"{score['prompts']} {group.replace('_', ' ')}", *shares))
-    rows.append(("guessing", "", *(f"{chance:.0%}" for chance in CHANCE.values()), ""))
+    header, *rows = score_rows(evaluation["stages"], evaluation["chance"])
     last = list(evaluation["stages"].values())[-1]["trained"]
     followed = ", ".join(f"{name} {last[name]:.0%} (guessing: {chance:.0%})" for name, chance in CHANCE.items())
-    return f"{cli.table(rows, ('stage', 'prompts', *CHANCE, 'all'))}\n\nprompts followed: {followed}"
+    return f"{cli.table(rows, [str(name) for name in header])}\n\nprompts followed: {followed}"
 
 
 if __name__ == "__main__":

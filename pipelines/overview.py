@@ -57,6 +57,11 @@ def log_step(run: Run, name: str, seconds: float) -> None:
     run.numbers({f"seconds/{name.replace(' ', '_')}": seconds})
 
 
+def followed(groups: Mapping[str, Mapping[str, float]]) -> dict[str, float]:
+    """The scores of one model's groups of prompts, under their names in MLflow."""
+    return {f"followed/{group}/{name}": share for group in groups for name, share in groups[group].items()}
+
+
 def log_evaluation(run: Run, folder: Path, stages: Sequence[str]) -> None:
     """Log the scores of prompts under the job's own names, and its files.
 
@@ -65,8 +70,7 @@ def log_evaluation(run: Run, folder: Path, stages: Sequence[str]) -> None:
         stages: names of the stages in order; the number of a stage, from 1, is the step of its scores.
     """
     for stage, groups in read_evaluation(folder)[0].items():
-        values = {f"followed/{group}/{name}": share for group in groups for name, share in groups[group].items()}
-        run.numbers(values, step=stages.index(stage) + 1)
+        run.numbers(followed(groups), step=stages.index(stage) + 1)
     for name in (EVALUATION, SHEET):
         if (folder / name).is_file():
             run.artifact(folder / name)
@@ -85,7 +89,7 @@ def log_tables(run: Run, title: str, took: Sequence[Row], folders: Sequence[Path
     if rows := stage_rows(folders):
         parts.append(markdown(STAGE_COLUMNS, rows))
     if evaluated and (evaluated / EVALUATION).is_file():
-        header, *cells = _score_cells(*read_evaluation(evaluated))
+        header, *cells = score_rows(*read_evaluation(evaluated))
         parts.append(f"Prompts followed (what was generated for them: {SHEET} under Artifacts):")
         parts.append(markdown(header, cells))
     text = "\n\n".join(parts) + "\n"
@@ -100,10 +104,11 @@ def markdown(header: Sequence[object], rows: Sequence[Row]) -> str:
     return "\n".join(f"| {' | '.join(str(cell).replace('|', chr(92) + '|') for cell in line)} |" for line in lines)
 
 
-def _score_cells(evaluation: Evaluation, chance: Mapping[str, float]) -> list[Row]:
+def score_rows(evaluation: Evaluation, chance: Mapping[str, float]) -> list[Row]:
     """Rows of a table whose first is its header: the shares of every stage's groups of prompts, in percent."""
     groups = {(stage, group): scores for stage, found in evaluation.items() for group, scores in found.items()}
-    names = [name for name in next(iter(groups.values()), {}) if name != "prompts"]
+    others = [name for name in next(iter(groups.values()), {}) if name not in (*chance, "prompts")]
+    names = [*chance, *others]
     rows = [
         (stage, f"{scores['prompts']} {group.replace('_', ' ')}", *(f"{scores[name]:.0%}" for name in names))
         for (stage, group), scores in groups.items()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import difflib
-import itertools
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
@@ -127,7 +126,9 @@ def tell(ledger: Path, name: str, limit: int = 10) -> Iterator[str]:
     for uri in found[:limit]:
         rows = _read(ledger, names, ("uri", "=", uri)).to_pylist()
         rows.sort(key=lambda row: row["row"])  # stable: stages stay in order
-        by_clip = {clip: list(group) for clip, group in itertools.groupby(_by_clip(rows), lambda row: row["clip_id"])}
+        by_clip: dict[str, list[dict[str, Any]]] = {}
+        for row in rows:
+            by_clip.setdefault(row["clip_id"], []).append(row)
         yield uri
         for clip, decisions in by_clip.items():
             if name in by_clip and clip != name:
@@ -135,11 +136,6 @@ def tell(ledger: Path, name: str, limit: int = 10) -> Iterator[str]:
             yield from _clip_lines(decisions, clips)
     if len(found) > limit:
         yield f"... and {len(found) - limit} more files of this name (--limit)"
-
-
-def _by_clip(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    order = {clip: i for i, clip in enumerate(dict.fromkeys(row["clip_id"] for row in rows))}
-    return sorted(rows, key=lambda row: order[row["clip_id"]])
 
 
 def _clip_lines(decisions: Sequence[dict[str, Any]], clips: dict[str, str]) -> Iterator[str]:

@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 
 from data_prep.demo.detector import Seen, see
-from data_prep.demo.scenes import COLORS, DIRECTIONS, HELD_OUT, SHAPES, TRAINED, Combination
+from data_prep.demo.scenes import COLORS, DIRECTIONS, HELD_OUT, SHAPES, TRAINED, Combination, in_rounds
 from lingen.generate.generator import Generator
 from lingen.generate.sampler import SamplerConfig
 from lingen.tae.frames import decoded_frames
@@ -61,12 +61,12 @@ class Score:
 def choose(count: int, seed: int = 0) -> list[Combination]:
     """Combinations to ask for: two thirds trained ones, one third held out; each once before one comes twice."""
     rng = np.random.default_rng(seed)
+    return [*in_rounds(TRAINED, count - count // 3, rng), *in_rounds(HELD_OUT, count // 3, rng)]
 
-    def some(of: Sequence[Combination], number: int) -> list[Combination]:
-        rounds = [rng.permutation(len(of)) for _ in range(-(-number // len(of)))]
-        return [of[i] for i in np.concatenate(rounds)[:number]] if number else []
 
-    return [*some(TRAINED, count - count // 3), *some(HELD_OUT, count // 3)]
+def by_group(answers: Sequence[Answer]) -> dict[str, list[Answer]]:
+    """The answers to trained combinations, and those to held-out ones."""
+    return {name: [a for a in answers if a.held_out == held] for name, held in (("trained", False), ("held_out", True))}
 
 
 def ask(

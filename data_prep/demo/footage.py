@@ -21,12 +21,11 @@ from typing import NamedTuple
 import numpy as np
 
 from data_prep.demo.scenes import FPS as SCENE_FPS
-from data_prep.demo.scenes import Scene, draw_scenes, draw_stills, render
+from data_prep.demo.scenes import SIDE, Scene, draw_scenes, draw_stills, render
 from lingen.io.manifest import write_atomic
 from lingen.io.video import write_mp4
 
 FPS = 24.0
-SIDE = 176  # of the clips, which are square like the scenes: one shape of batches
 
 
 @dataclasses.dataclass(frozen=True)
@@ -160,7 +159,7 @@ def _scenes(folder: Path, videos: int, stills: int, seed: int) -> list[dict[str,
 def _good_video(folder: Path, i: int, photos: list[np.ndarray], rng: np.random.Generator) -> dict[str, str]:
     which = i % len(PHOTOS)
     move = MOVES[(i + i // len(PHOTOS)) % len(MOVES)]
-    height = width = SIDE
+    height = width = SIDE  # square like the scenes: one shape of batches
     seconds = float(rng.uniform(4.1, 4.9))  # the longest stage takes 4 s
     caption = PHOTOS[which].subject
     attribution, license_id = PHOTOS[which].attribution, PHOTOS[which].license

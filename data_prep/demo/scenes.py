@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -116,9 +117,14 @@ def draw_scenes(count: int, seed: int, two_objects: float = 0.03) -> list[Scene]
         two_objects: share of scenes with a second shape, which is in the caption, too.
     """
     rng = np.random.default_rng(seed)
-    order = np.concatenate([rng.permutation(len(TRAINED)) for _ in range(-(-count // len(TRAINED)))])[:count]
     lengths = (LENGTHS[0], LENGTHS[1], LENGTHS[0], LENGTHS[2], LENGTHS[0])
-    return [_scene(TRAINED[which], lengths[i % 5], rng, two_objects) for i, which in enumerate(order)]
+    return [_scene(c, lengths[i % 5], rng, two_objects) for i, c in enumerate(in_rounds(TRAINED, count, rng))]
+
+
+def in_rounds(of: Sequence[Combination], count: int, rng: np.random.Generator) -> list[Combination]:
+    """`count` combinations in random order; each comes once before one comes twice."""
+    rounds = [rng.permutation(len(of)) for _ in range(-(-count // len(of)))]
+    return [of[i] for i in np.concatenate(rounds)[:count]]
 
 
 def draw_stills(count: int, seed: int) -> list[Scene]:
