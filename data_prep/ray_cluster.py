@@ -36,8 +36,10 @@ def connect() -> None:
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # errors reach us as exceptions
     os.environ.setdefault("RAY_TRAIN_V2_ENABLED", "1")
     init = functools.partial(ray.init, log_to_driver=False, logging_level=logging.ERROR)
-    if os.environ.get("RAY_ADDRESS"):
-        with _no_stderr(), _own_sigterm():
+    if address := os.environ.get("RAY_ADDRESS"):
+        # Of a cluster on 127.0.0.1 a driver that goes by the machine's own address would wait for ever.
+        same = contextlib.nullcontext if not address.startswith("127.") else _loopback
+        with _no_stderr(), _own_sigterm(), same():
             init()
     else:
         # A waiting OpenMP thread spins by default: with any other busy process that makes steps three times as long.

@@ -28,6 +28,15 @@ def pytest_collection_modifyitems(items):
     items.sort(key=lambda item: item.path not in long)
 
 
+@pytest.fixture(scope="module", autouse=True)
+def no_ray_left():
+    """Jobs leave Ray running in their process, and a cluster that a later file starts there would take its address."""
+    yield
+    ray = sys.modules.get("ray")
+    if ray and ray.is_initialized():
+        ray.shutdown()
+
+
 @pytest.fixture(scope="session")
 def clips() -> Path:
     """The folder of real test media (videos/, photos/, odd/, manifest.csv); skips where it is absent."""

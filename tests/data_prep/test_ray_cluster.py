@@ -2,6 +2,7 @@
 
 import json
 import os
+import socket
 import subprocess
 import sys
 import tempfile
@@ -95,3 +96,33 @@ def test_in_a_cluster_that_is_named_no_other_is_started():
     code += "with shared_cluster() as e: print(e, ray.is_initialized())"
     environment = os.environ | {"PYTHONPATH": str(ROOT), "RAY_ADDRESS": "203.0.113.9:6379"}
     assert subprocess.check_output([sys.executable, "-c", code], env=environment, text=True).strip() == "{} False"
+
+
+@pytest.mark.slow
+def test_a_cluster_that_listens_on_127_0_0_1_is_joined():
+    with socket.socket() as free, tempfile.TemporaryDirectory() as folder:  # short: sockets' paths have a limit
+        free.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{free.getsockname()[1]}"
+        free.close()
+        head = [
+            sys.executable,
+            "-m",
+            "ray.scripts.scripts",
+            "start",
+            "--head",
+            "--block",
+            "--node-ip-address",
+            "127.0.0.1",
+            "--port",
+            address.split(":")[1],
+        ]
+        head += ["--temp-dir", folder, "--num-cpus", "1", "--include-dashboard", "false"]
+        quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+        cluster = subprocess.Popen(head, **quiet)
+        try:
+            environment = os.environ | {"PYTHONPATH": str(ROOT), "RAY_ADDRESS": address}
+            joined = subprocess.run([sys.executable, "-c", JOB], env=environment, capture_output=True, timeout=90)
+            assert json.loads(joined.stdout)["gcs"] == address, joined.stderr
+        finally:
+            cluster.terminate()
+            cluster.wait(60)
