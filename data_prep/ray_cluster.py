@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import functools
 import logging
@@ -21,6 +22,10 @@ LOOPBACK = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
 # keeps the first token that a process has used, so there is one for each process that starts clusters.
 TOKEN = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
 
+# Ray ends a process that has had no task for 1 s, unless there are fewer than CPUs: readers of frames would start anew,
+# with all their imports, after every batch that the encoder takes longer for.
+KEEP_IDLE = {"idle_worker_killing_time_threshold_ms": 30_000}
+
 
 def connect() -> None:
     """Join the cluster that RAY_ADDRESS names (as under `ray job submit`), or start a local one, without dashboard.
@@ -39,16 +44,17 @@ def connect() -> None:
     if address := os.environ.get("RAY_ADDRESS"):
         # Of a cluster on 127.0.0.1 a driver that goes by the machine's own address would wait for ever.
         same = contextlib.nullcontext if not address.startswith("127.") else _loopback
-        with _no_stderr(), _own_sigterm(), same():
+        with _no_stderr(), own_handler(signal.SIGTERM), same():
             init()
     else:
         # A waiting OpenMP thread spins by default: with any other busy process that makes steps three times as long.
         os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
         # Ray read RAY_AUTH_MODE when it was imported; it turns to tokens now only if the variable is absent.
-        environment = _environment(LOOPBACK | TOKEN | {"RAY_AUTH_MODE": None})
-        with _no_stderr(), _own_sigterm(), environment, _loopback():
+        variables = environment(LOOPBACK | TOKEN | {"RAY_AUTH_MODE": None})
+        with _no_stderr(), own_handler(signal.SIGTERM), variables, _loopback():
             folder = private_folder() / "ray"  # Ray opens its own folder to everybody; the one around it stays closed
-            init(address="local", include_dashboard=False, _temp_dir=str(folder))
+            init(address="local", include_dashboard=False, _temp_dir=str(folder), _system_config=KEEP_IDLE)
+    atexit.register(ray.shutdown)  # comes before Ray's own, which waits half a second for output that nobody prints
 
 
 @contextlib.contextmanager
@@ -69,6 +75,13 @@ def shared_cluster() -> Iterator[dict[str, str]]:
     finally:
         if ours:
             ray.shutdown()
+
+
+def one_machine() -> bool:
+    """Whether the connected cluster is this machine alone: no other can join it, and none can be taken away."""
+    import ray
+
+    return len(ray.nodes()) == 1 and ray.get_runtime_context().gcs_address.startswith("127.")
 
 
 def quiet_ray() -> None:
@@ -96,12 +109,18 @@ def _no_stderr() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _own_sigterm() -> Iterator[None]:
-    """Keep the program's handler of SIGTERM: Ray puts a C++ one in its place, which prints a stack and aborts."""
-    handler = signal.getsignal(signal.SIGTERM)
-    yield
-    if callable(handler) and threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGTERM, handler)
+def own_handler(number: signal.Signals) -> Iterator[None]:
+    """Keep the program's handler of a signal.
+
+    Ray puts a C++ one for SIGTERM in its place, which prints a stack and aborts, and Ray Train one for SIGINT, which
+    aborts its last run, also when that is over.
+    """
+    handler = signal.getsignal(number)
+    try:
+        yield
+    finally:
+        if callable(handler) and threading.current_thread() is threading.main_thread():
+            signal.signal(number, handler)
 
 
 def private_folder() -> Path:
@@ -117,7 +136,7 @@ def private_folder() -> Path:
 
 
 @contextlib.contextmanager
-def _environment(values: Mapping[str, str | None]) -> Iterator[None]:
+def environment(values: Mapping[str, str | None]) -> Iterator[None]:
     """Set environment variables inside the block (None: unset); processes that start there keep them."""
 
     def set_all(to: Mapping[str, str | None]) -> None:

@@ -1,4 +1,4 @@
-"""Run all jobs from clips to a generated video: python jobs/pipeline.py run|status|plan --recipe demo --output DIR"""
+"""Run all jobs from clips to a generated video: python jobs/pipeline.py run|status|plan|explain|rerun --output DIR"""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import csv
 import dataclasses
 import shlex
 import sys
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -17,23 +18,37 @@ from lingen.io.progress import clock
 from lingen.io.redact import redact
 from pipelines import cli, job_flags
 from pipelines.overview import SHEET, STAGE_COLUMNS, stage_rows
+from pipelines.plan.config import PlanConfig
+from pipelines.plan.report import make_plan, refuse, report
+from pipelines.plan.stages import planned_stages
+from pipelines.recipes import RECIPES
 from pipelines.tracking import store_beside
 from pipelines.workflow import StepFailed, Workflow
+from pipelines.workflow.status import LOCAL_SERVER, StepStatus, as_json, statuses
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
 
+ACTIONS = ("run", "status", "plan", "explain", "rerun")
+WATCH_EVERY = 2.0
+"""seconds between two looks at the workflow's folder"""
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class PipelineConfig:
-    """Run a recipe's jobs in order (run), show their progress (status), or print the commands (plan).
+    """Run a recipe's jobs (run), show how far they are (status), or print the commands (plan).
+
+    Of one step: explain STEP says whether it will run and what changed since it did; rerun STEP makes it, and all that
+    reads from it, again.
 
     Any flag of a job, after the job's name: --curate.license.assume CC0-1.0, --train-tae.fit.steps 500,
     --encode.text ViT-L-14,pretrained=WEIGHTS, --train.fit.lr 1e-4 (every stage), --generate.prompt "A cat".
     """
 
     action: Annotated[str, tyro.conf.Positional]
-    """run, status or plan."""
+    """run, status, plan, explain or rerun."""
+    step: Annotated[str | None, tyro.conf.Positional] = None
+    """The step's name, for explain and rerun, such as "encode 64p"."""
     recipe: str = "demo"
     """demo (minutes on two CPU cores) or paper (LinGen's five stages and its quality tuning)."""
     output: Path = Path("out/demo")
@@ -42,29 +57,57 @@ class PipelineConfig:
     """Your clips: a folder or a manifest (CSV, Parquet, JSONL); default: the demo's clips."""
     quality: str | None = None
     """Reviewed list that quality tuning trains on; default: curation's unreviewed proposal, curated/quality.csv."""
+    jobs: int = 2
+    """How many steps may run at a time, where none reads what another one makes."""
+    json: bool = False
+    """Print the status as JSON; with --watch one line after every change."""
+    watch: bool = False
+    """Print the status anew after every change, until the workflow ends."""
+    plan: Annotated[PlanConfig, tyro.conf.arg(name="")] = dataclasses.field(default_factory=PlanConfig)
     flags: str = ""
     """The same flags of jobs in one text, with quotes as in a shell."""
 
     def __post_init__(self):
-        if self.action not in ("run", "status", "plan"):
-            raise ValueError(f"action: {self.action!r} is unknown; use run, status or plan")
+        if self.action not in ACTIONS:
+            raise ValueError(f"action: {self.action!r} is unknown; use {', '.join(ACTIONS[:-1])} or {ACTIONS[-1]}")
+        if self.step is not None and self.action not in ("explain", "rerun"):
+            raise ValueError(f"step: {self.action} is of all steps; leave out {self.step!r}, or use explain or rerun")
+        if self.jobs < 1:
+            raise ValueError(f"--jobs: need at least one at a time, got {self.jobs}")
+        if (self.json or self.watch) and self.action != "status":
+            raise ValueError(f"--{'json' if self.json else 'watch'}: only the action status has it")
 
 
 def main(config: PipelineConfig) -> None:
     """Do what the action says; exits with the code of a job that fails."""
+    if config.action == "plan" and config.plan.gpu is not None and config.clips is None and config.recipe != "demo":
+        print("with --clips the jobs' commands are printed too")
+        show_plan(config)
+        return
     flags = job_flags.read_flags(config.flags)
-    workflow = Workflow(config.recipe, config.output, config.clips, config.quality, flags)
+    workflow = Workflow(config.recipe, config.output, config.clips, config.quality, flags, config.jobs)
     job_flags.check_flags([(step.job, step.flags) for step in workflow.steps], flags, settings_of)
     if config.action == "status":
-        rows = [(step.name, workflow.state(step), str(step.output)) for step in workflow.steps]
-        print(cli.table(rows, ("step", "state", "output")))
-        return
-    if config.action == "plan":
+        show_status(config, workflow)
+    elif config.action == "plan":
+        states = workflow.states()
         for step in workflow.steps:
-            print(f"# {step.name}: {workflow.state(step)}\n{shlex.join(step.command)}")
-        return
+            print(f"# {step.name}: {states[step.name]}\n{shlex.join(step.command)}")
+        if config.plan.gpu is not None:
+            show_plan(config)
+    elif config.action == "explain":
+        print(workflow.explain(workflow.find(config.step)))
+    else:
+        if config.action == "rerun":
+            again = workflow.forget(workflow.find(config.step))
+            print(f"made again: {', '.join(step.name for step in again)}", flush=True)
+        run(config, workflow)
+
+
+def run(config: PipelineConfig, workflow: Workflow) -> None:
+    """Run what is not done, and show what it came to."""
     if config.recipe == "demo" and config.clips is not None:
-        print(expectations(config.clips))
+        print(expectations(config.clips), flush=True)
     try:
         outcomes = workflow.run()
     except StepFailed as failure:
@@ -79,8 +122,55 @@ def main(config: PipelineConfig) -> None:
     print(next_steps(config, workflow))
 
 
+def show_plan(config: PipelineConfig) -> None:
+    """Print what training comes to on the machines of --gpu.
+
+    Raises:
+        ValueError: a stage does not fit on them.
+    """
+    if config.recipe not in RECIPES:
+        raise ValueError(f"--recipe: {config.recipe} is unknown; the recipes are {', '.join(RECIPES)}")
+    stages = planned_stages(RECIPES[config.recipe], config.plan.shards, config.plan.curated)
+    plans = make_plan(stages, config.plan)
+    print(f"\n{report(plans, config.plan.price)}", flush=True)
+    refuse(plans)
+
+
+def show_status(config: PipelineConfig, workflow: Workflow) -> None:
+    """Print the status of every step: once, or after every change until the workflow ends."""
+    shown, seen_running = "", False
+    while True:
+        found = statuses(workflow)
+        indent = None if config.watch else 2
+        text = as_json(workflow, found, indent) if config.json else status_table(workflow, found)
+        if text != shown:
+            clear = "\033[H\033[2J" if config.watch and not config.json and sys.stdout.isatty() else ""
+            print(clear + text, flush=True)
+            shown = text
+        running = any(status.state == "running" for status in found)
+        ended = all(status.state == "done" for status in found) or (seen_running and not running)
+        if not config.watch or ended:
+            return
+        seen_running |= running
+        time.sleep(WATCH_EVERY)
+
+
+def status_table(workflow: Workflow, found: list[StepStatus]) -> str:
+    """The statuses as a table, and how to open the pages of a store that has no server."""
+    rows = [(status.step, status.state, status.short, status.output, status.mlflow or "") for status in found]
+    text = cli.table(rows, ("step", "state", "progress", "output", "MLflow"))
+    if any(status.mlflow and status.mlflow.startswith(LOCAL_SERVER) for status in found):
+        store = shlex.quote(redact(store_beside(workflow.output / "tracking")))
+        text += f"\n\nthese pages open while this runs: {sys.executable} -m mlflow ui --backend-store-uri {store}"
+    return text
+
+
 def settings_of(job: str) -> type[DataclassInstance] | None:
     """The settings of a job; None for one that checks its flags only when it starts."""
+    if job == "demo_clips":
+        from data_prep.demo.footage import DemoClipsConfig
+
+        return DemoClipsConfig
     if job == "curate":
         from data_prep.curate.config import CurateConfig
 
@@ -101,6 +191,10 @@ def settings_of(job: str) -> type[DataclassInstance] | None:
         from lingen.generate.pipeline import GenerateConfig
 
         return GenerateConfig
+    if job == "evaluate":
+        from data_prep.demo.evaluation import EvaluateConfig
+
+        return EvaluateConfig
     return None
 
 

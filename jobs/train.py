@@ -4,6 +4,7 @@ from pipelines import cli
 from pipelines.overview import CHANGES, changes
 from pipelines.recipes import find_stage
 from pipelines.training.config import TrainConfig
+from pipelines.training.dry_run import dry_run
 from pipelines.training.stage import train
 
 
@@ -17,7 +18,10 @@ def defaults(arguments: list[str]) -> dict:
 
 
 def run(config: TrainConfig) -> None:
-    """Train the stage and print what it changed."""
+    """Train the stage and print what it changed, or with --dry-run what it would take."""
+    if config.dry_run:
+        dry_run(config)
+        return
     manifest = train(config)
     outputs = manifest["outputs"]
     rows = [("stage", config.stage), ("started from", config.init or "random weights"), ("steps", outputs["steps"])]

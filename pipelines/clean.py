@@ -44,7 +44,7 @@ def _foreign(output: Path, folders: Mapping[Path, str]) -> Iterator[str]:
 
 def _subfolders(output: Path) -> list[Path]:
     """Where the workflow puts its jobs' outputs; links are not followed."""
-    above = [output, output / "runs"]
+    above = [output, output / "runs", output / "scores"]
     return [p for a in above if a.is_dir() and not a.is_symlink() for p in sorted(a.iterdir()) if not p.is_symlink()]
 
 

@@ -64,7 +64,7 @@ def main(
         _check_output(config)
         job(config)
     except ValueError as error:
-        if not _raised_by_us(error):
+        if not raised_by_us(error):
             raise  # a bug or a library's error: the traceback is worth more than one line
         fail(str(error))
     except Preempted as stop:
@@ -166,7 +166,7 @@ def _with_defaults(config_class: type[Config], defaults: dict[str, Any]) -> Conf
     return config_class(**values)
 
 
-def _raised_by_us(error: BaseException) -> bool:
+def raised_by_us(error: BaseException) -> bool:
     """Whether the innermost frame is this project's: then the message is meant for the user."""
     frames = traceback.extract_tb(error.__traceback__)
     root = Path(__file__).parents[1]

@@ -20,7 +20,7 @@ JOBS = ("demo_clips", "curate", "train_tae", "encode", "train", "evaluate", "gen
 SET_BY_THE_WORKFLOW = frozenset(
     [
         *("--input", "--output", "--curated", "--tae", "--shards", "--stage", "--init", "--quality"),
-        *("--checkpoint", "--checkpoints", "--overwrite", "--estimate", "--what-if"),
+        *("--checkpoint", "--checkpoints", "--stages", "--scored", "--overwrite", "--estimate", "--what-if"),
     ]
 )
 

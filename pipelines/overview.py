@@ -10,13 +10,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from data_prep.demo.evaluation import EVALUATION, SHEET
 from lingen.io.manifest import read_json, read_manifest, write_atomic
 from lingen.io.progress import clock
 from pipelines.tracking import Run
 
 FILE = "overview.md"
-EVALUATION, SHEET = "evaluation.json", "sheet.png"
-"""what jobs/evaluate.py writes"""
 CHANGES = ("positions (TxHxW)", "loss", "val/loss")
 """names of what `changes` returns"""
 STAGE_COLUMNS = ("stage", "steps", *CHANGES, "took")
@@ -62,8 +61,8 @@ def followed(groups: Mapping[str, Mapping[str, float]]) -> dict[str, float]:
     return {f"followed/{group}/{name}": share for group in groups for name, share in groups[group].items()}
 
 
-def log_evaluation(run: Run, folder: Path, stages: Sequence[str]) -> None:
-    """Log the scores of prompts under the job's own names, and its files.
+def log_scores(run: Run, folder: Path, stages: Sequence[str]) -> None:
+    """Log the scores of prompts under the job's own names.
 
     Args:
         folder: output folder of jobs/evaluate.py.
@@ -71,25 +70,30 @@ def log_evaluation(run: Run, folder: Path, stages: Sequence[str]) -> None:
     """
     for stage, groups in read_evaluation(folder)[0].items():
         run.numbers(followed(groups), step=stages.index(stage) + 1)
+
+
+def log_sheet(run: Run, folder: Path) -> None:
+    """Log the files of an output folder of jobs/evaluate.py."""
     for name in (EVALUATION, SHEET):
         if (folder / name).is_file():
             run.artifact(folder / name)
 
 
-def log_tables(run: Run, title: str, took: Sequence[Row], folders: Sequence[Path], evaluated: Path | None) -> None:
+def log_tables(run: Run, title: str, took: Sequence[Row], folders: Sequence[Path], evaluated: Sequence[Path]) -> None:
     """Write the tables anew, as an artifact and as the run's description.
 
     Args:
         title: what the workflow is made of, in Markdown.
         took: (step, how long it took), of the steps so far.
         folders: output folders of the stages, in order.
-        evaluated: output folder of jobs/evaluate.py.
+        evaluated: output folders of jobs/evaluate.py; of a stage that is in several, the last one's scores are shown.
     """
     parts = [title, markdown(("step", "took"), took)]
     if rows := stage_rows(folders):
         parts.append(markdown(STAGE_COLUMNS, rows))
-    if evaluated and (evaluated / EVALUATION).is_file():
-        header, *cells = score_rows(*read_evaluation(evaluated))
+    found = [read_evaluation(folder) for folder in evaluated]
+    if scores := {stage: groups for stages, _ in found for stage, groups in stages.items()}:
+        header, *cells = score_rows(scores, found[-1][1])
         parts.append(f"Prompts followed (what was generated for them: {SHEET} under Artifacts):")
         parts.append(markdown(header, cells))
     text = "\n\n".join(parts) + "\n"

@@ -6,6 +6,8 @@ import contextlib
 import dataclasses
 import json
 import logging
+import os
+import signal
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -13,22 +15,33 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 
-from data_prep.ray_cluster import connect
+from data_prep.ray_cluster import connect, environment, one_machine, own_handler
 from lingen.io.manifest import OutputFolder
 from lingen.io.progress import Progress
 from lingen.train.observers.preemption import Notice, clear_stop_file, on_sigterm
-from pipelines.cli import quiet_libraries
+from pipelines.cli import quiet_libraries, raised_by_us
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
+    from ray.train.torch import TorchTrainer
 
 log = logging.getLogger(__name__)
 
 TRACKING = "tracking"
 
+ON_ONE_MACHINE = {"RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0", "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5"}
+"""Ray Train's settings where no node can be lost: nobody watches for that, and a short stage waits less for its end"""
+WITHOUT_USE = {"DatasetsCallback", "PlacementGroupCleanerCallback"}
+"""callbacks of Ray Train that each start a process: for data sets of Ray Data, which we have none of; and for what a
+lost controller leaves behind on a cluster that goes on, which one machine's does not"""
+
 Config = TypeVar("Config", bound="DataclassInstance")
 Task = TypeVar("Task")
 Result = TypeVar("Result")
+
+
+class Refused(Exception):
+    """A worker found something that the user has to correct: workers started again would find it again."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -81,15 +94,17 @@ def run_workers(
         Rank 0's result, when all workers are done.
 
     Raises:
+        ValueError: `function` raised one of ours on a worker; nothing is tried again.
         RuntimeError: workers failed more than workers.max_failures times; carries the last error.
     """
     stop = clear_stop_file(folder.path)
     connect()
     from ray import cloudpickle
     from ray.train import FailureConfig, RunConfig, ScalingConfig
-    from ray.train.torch import TorchConfig, TorchTrainer
+    from ray.train.torch import TorchConfig
 
-    trainer = TorchTrainer(
+    alone = one_machine()
+    trainer = _trainer_class(lean=alone)(
         _call,
         # As bytes: Ray Train's controller passes it on, and would import all of training to unpickle it.
         train_loop_config={"call": cloudpickle.dumps((function, task))},
@@ -106,11 +121,46 @@ def run_workers(
             failure_config=FailureConfig(max_failures=workers.max_failures),
         ),
     )
-    with _following(metrics_file(folder.path), progress), on_sigterm(lambda: _request_stop(stop)):
-        result = trainer.fit()
+    own = {name: value for name, value in ON_ONE_MACHINE.items() if alone and name not in os.environ}
+    with _following(metrics_file(folder.path), progress), on_sigterm(lambda: _request_stop(stop)), environment(own):
+        return _fit(trainer)
+
+
+def _fit(trainer: TorchTrainer) -> Any:
+    """What rank 0 returns; raises as `run_workers` does."""
+    from ray.train import WorkerGroupError
+
+    try:
+        with own_handler(signal.SIGINT):
+            result = trainer.fit()
+    except WorkerGroupError as failure:
+        if refused := [error for error in failure.worker_failures.values() if isinstance(error, Refused)]:
+            raise ValueError(str(refused[0])) from None
+        raise
     if result.error is not None:
         raise RuntimeError(f"training failed: {result.error}")
     return result.return_value  # type: ignore[attr-defined]
+
+
+def _trainer_class(lean: bool) -> type[TorchTrainer]:
+    """Ray Train's trainer, which gives up at the first `Refused`; a lean one has none of the callbacks WITHOUT_USE.
+
+    Ray has no settings for these. In a version that chooses its callbacks or its policy elsewhere, it is Ray's own.
+    """
+    from ray.train import torch as ray_torch
+
+    base: Any = ray_torch.TorchTrainer  # mypy sees the first version of Ray Train's API
+
+    class StageTrainer(base):
+        def _create_default_callbacks(self) -> list[Any]:
+            callbacks = super()._create_default_callbacks()
+            return [c for c in callbacks if not lean or type(c).__name__ not in WITHOUT_USE]
+
+        def _initialize_and_run_controller(self, **arguments: Any) -> Any:
+            policy = _failure_policy(self.run_config.failure_config)
+            return super()._initialize_and_run_controller(**arguments | {"failure_policy": policy})
+
+    return StageTrainer
 
 
 def _worker_count(workers: TrainWorkers) -> int | tuple[int, int]:
@@ -122,7 +172,27 @@ def _call(config: dict[str, bytes]) -> Any:
     from ray import cloudpickle
 
     function, task = cloudpickle.loads(config["call"])
-    return function(task)
+    try:
+        return function(task)
+    except ValueError as error:
+        if raised_by_us(error):
+            raise Refused(str(error)) from error
+        raise
+
+
+def _failure_policy(config: Any) -> Any:
+    """Ray Train's own policy for a FailureConfig, except that it gives up at the first `Refused`."""
+    from ray.train.v2._internal.execution.failure_handling import DefaultFailurePolicy, FailureDecision
+
+    class Policy(DefaultFailurePolicy):  # local, and so pickled by value: the controller needs none of our modules
+        def make_decision(self, training_failed_error: Any) -> FailureDecision:
+            failures = getattr(training_failed_error, "worker_failures", {})
+            if any(type(error).__name__ == refused for error in failures.values()):
+                return FailureDecision.RAISE
+            return super().make_decision(training_failed_error)
+
+    refused = Refused.__name__
+    return Policy(config)
 
 
 def _request_stop(stop: Path) -> None:

@@ -31,6 +31,10 @@ class TrainStage:
     after: str | None = None
     """stage whose weights it starts from; default: the previous one in the recipe"""
 
+    def content(self) -> dict[str, object]:
+        """What decides the stage's result beside its inputs, as JSON values."""
+        return {"preset": self.preset, "resolution": self.resolution, "frames": self.frames, "fit": self.fit.content()}
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Recipe:
@@ -44,9 +48,16 @@ class Recipe:
     tae: tuple[str, ...]
     """flags of jobs/train_tae.py"""
     encode: tuple[str, ...]
-    """flags of jobs/encode.py"""
+    """flags of jobs/encode.py, for every resolution"""
     generate: tuple[str, ...]
     """flags of jobs/generate.py"""
+
+    def resolutions(self) -> dict[int, tuple[str, ...]]:
+        """Resolution -> names of its stages, in order. Each is encoded by itself, while the one before is trained."""
+        found: dict[int, tuple[str, ...]] = {}
+        for stage in self.stages:
+            found[stage.resolution] = (*found.get(stage.resolution, ()), stage.name)
+        return found
 
 
 def _stage(stage: Stage, preset: str, fit: FitConfig, after: str | None = None) -> TrainStage:
@@ -106,7 +117,7 @@ PAPER = Recipe(
         *("--quality.count", str(sum(stage.quality_clips for stage in TUNING_STAGES))),
     ),
     tae=("--fit.preset", "tae_paper", "--workers.gpus", "1"),
-    encode=("--stages", *(stage.name for stage in STAGES), "--serve-shorter", "--workers.gpus", "1"),
+    encode=("--serve-shorter", "--workers.gpus", "1"),
     generate=("--seconds", "68"),
 )
 
@@ -137,15 +148,13 @@ DEMO = Recipe(
     curate=("--quality.count", str(DEMO_STAGES[-1].quality_clips)),
     # The TAE starts from the principal components of the clips; more steps than one would cost time and gain 0.1 dB.
     tae=(
-        *("--pixels.resolution", "64", "--pixels.frames", "16", "--fit.preset", "tae_tiny", "--fit.steps", "1"),
+        *("--pixels.resolution", "64", "--pixels.frames", "16", "--pixels.clips", "256", "--fit.preset", "tae_tiny"),
+        *("--fit.steps", "1"),
         *("--fit.batch-size", "2", "--fit.crop", "64", "--fit.frames", "16", "--fit.warmup", "0"),
     ),
-    encode=(
-        *("--stages", *(stage.name for stage in DEMO_STAGES), "--text", "lingen-tiny"),
-        *("--serve-shorter", "--max-windows-per-clip", "1"),
-    ),
+    encode=("--text", "lingen-tiny", "--serve-shorter", "--max-windows-per-clip", "1"),
     stages=tuple(_stage(stage, "tiny", _DEMO_FITS.get(stage.name, _DEMO_VIDEO)) for stage in DEMO_STAGES),
-    generate=("--sampler.guidance", "3"),
+    generate=("--sampler.guidance", "4"),
 )
 
 RECIPES = {recipe.name: recipe for recipe in (DEMO, PAPER)}

@@ -1,7 +1,7 @@
 """Reads colour, shape and direction of a scene's shape off its frames, without any weights.
 
-The shape is what is colourful: the largest patch of saturated pixels. Its hue is the colour, the share that it fills of
-the box around it tells shapes apart (box 1, ball pi/4, triangle 1/2), and the way of its middle is the direction.
+The shape is what is colourful: the largest patch of saturated pixels. Its hue is the colour, and the way of its middle
+is the direction. A bar is the one that is slim; of the box around it a ball fills pi/4, a triangle 1/2.
 
 N frames of H x W pixels.
 """
@@ -24,8 +24,10 @@ MIN_WAY = 0.06
 """of a shape that moves, as a share of the side"""
 MAX_STEP = 0.3
 """of its middle between frames, as a share of the side; farther, it left the picture and came in on the other side"""
-_FILLED = (("triangle", 0.7), ("ball", 0.845), ("box", 9.0))
-"""shape, and the largest share of its box that it fills"""
+SLIM = 0.7
+"""width over height below which a shape is a bar"""
+MAX_TRIANGLE = 0.68
+"""the largest share of the box around it that a triangle fills"""
 
 
 class Seen(NamedTuple):
@@ -38,7 +40,10 @@ class Seen(NamedTuple):
 
 class _Patch(NamedTuple):
     hue: float
+    slimness: float
+    """width over height"""
     filled: float
+    """share of the box around it"""
     whole: bool
     """whether it is clear of the frame's edge"""
     x: float
@@ -77,7 +82,7 @@ def _patch(frame: np.ndarray) -> _Patch | None:
     red, green, blue = (frame[strong].mean(axis=0) / 255).tolist()
     whole = left > 0 and top > 0 and left + w < width and top + h < height
     x, y = middles[largest]
-    return _Patch(colorsys.rgb_to_hsv(red, green, blue)[0], area / (w * h), whole, x / width, y / height)
+    return _Patch(colorsys.rgb_to_hsv(red, green, blue)[0], w / h, area / (w * h), whole, x / width, y / height)
 
 
 def _color(patches: list[_Patch]) -> str:
@@ -92,8 +97,9 @@ def _color(patches: list[_Patch]) -> str:
 
 def _shape(patches: list[_Patch]) -> str:
     whole = [patch for patch in patches if patch.whole] or patches
-    filled = float(np.median([patch.filled for patch in whole]))
-    return next(name for name, most in _FILLED if filled < most)
+    if np.median([patch.slimness for patch in whole]) < SLIM:
+        return "bar"
+    return "triangle" if np.median([patch.filled for patch in whole]) < MAX_TRIANGLE else "ball"
 
 
 def _direction(patches: list[_Patch]) -> str | None:

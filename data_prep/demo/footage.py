@@ -107,7 +107,23 @@ PATHS = (  # of the moving object: words for the caption, and Cutout.path
 )
 
 
-def make_demo_clips(folder: str | Path, seed: int = 0, videos: int = 8, scenes: int = 1000, stills: int = 90) -> Path:
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class DemoClipsConfig:
+    """Make small clips (moving shapes, camera moves) with a manifest, including some that curation must drop."""
+
+    output: Path
+    """Folder for the clips."""
+    scenes: int = 1100
+    """Videos of moving shapes."""
+    stills: int = 90
+    """Pictures of shapes."""
+    videos: int = 8
+    """Camera moves over photographs."""
+    seed: int = 0
+    """Seed of scenes, lengths and noise."""
+
+
+def make_demo_clips(folder: str | Path, seed: int = 0, videos: int = 8, scenes: int = 1100, stills: int = 90) -> Path:
     """Write the clips and their manifest.csv, unless the manifest, which is written last, exists.
 
     Args:

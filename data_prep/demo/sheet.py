@@ -45,7 +45,12 @@ def draw_sheet(answers: Mapping[str, Sequence[Answer]]) -> Image.Image:
     return sheet
 
 
+def shown_frames(count: int) -> np.ndarray:
+    """Which of so many frames are shown: some, evenly, with the first and the last."""
+    return np.linspace(0, count - 1, FRAMES).round().astype(int)
+
+
 def _strip(sheet: Image.Image, frames_NHW3: np.ndarray, x: int, y: int) -> None:
-    for i, which in enumerate(np.linspace(0, len(frames_NHW3) - 1, FRAMES).round().astype(int)):
+    for i, which in enumerate(shown_frames(len(frames_NHW3))):
         picture = Image.fromarray(frames_NHW3[which])
         sheet.paste(picture.resize((SIDE, round(SIDE * picture.height / picture.width))), (x + i * SIDE, y))

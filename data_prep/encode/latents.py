@@ -21,7 +21,7 @@ from ray.actor import ActorHandle
 
 from data_prep.encode.error_table import ErrorRow, error_row
 from data_prep.encode.layout import ShardLayout
-from data_prep.encode.parts import InHand, write_part
+from data_prep.encode.parts import DEATHS, InHand, write_part
 from data_prep.encode.segment_frames import is_long, read_in_pieces, read_segments, refusal
 from data_prep.encode.segments import Segment
 from data_prep.media.errors import INTERNAL, BugAlarm, MediaError, OurBug
@@ -32,8 +32,6 @@ from lingen.tae.tiling import TilingConfig
 
 PIECE = 64
 """Frames of a segment that are sent to the TAE at once."""
-DEATHS = 3
-"""After so many deaths of a worker the batch that it had in hand is encoded one by one; after one more, not at all."""
 DEADLY = MediaError(
     INTERNAL, f"the encoding process died {DEATHS + 1} times with this segment in hand: a crash, or killed for memory"
 )

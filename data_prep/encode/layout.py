@@ -12,7 +12,8 @@ from typing import Any
 from data_prep.encode.config import EncodeConfig
 from data_prep.encode.segments import Segment, cut_segments
 from lingen.data.buckets import Bucket
-from lingen.data.shards import DTYPES, Provenance
+from lingen.data.provenance import Provenance
+from lingen.data.shards import DTYPES
 
 MEMBER_OVERHEAD = 2560
 """Approximate bytes of a sample besides its latent: tar headers, padding and the JSON member."""

@@ -18,6 +18,8 @@ from lingen.io.job_files import PART_FILES, remove_files
 from lingen.io.manifest import read_json, write_json
 
 PARTS, IN_HAND = "parts", ".in_hand"
+DEATHS = 3
+"""After so many deaths of a worker the batch that it had in hand is encoded one by one; after one more, not at all."""
 
 
 def part_path(output: str | Path, tree: str, bucket: str, shard: str) -> Path:
@@ -56,12 +58,12 @@ def forget_texts(output: str | Path, bucket: str, shard: str) -> None:
 
 
 class InHand:
-    """What a worker has in hand, kept beside its shard's part: the samples with which workers die are known thereby.
+    """What a worker has in hand, kept beside its shard's part: what workers die with is known thereby.
 
     Ray starts a worker that died again, with the same shard: a sample that kills it would do so for ever.
 
     Attributes:
-        deaths: key -> how many workers have died with this sample in hand, in this run of the job.
+        deaths: key -> how many workers have died with this sample (or shard) in hand, in this run of the job.
     """
 
     def __init__(self, output: str | Path, tree: str, bucket: str, shard: str):

@@ -22,7 +22,7 @@ from data_prep.encode.error_table import ErrorRow, error_row
 from data_prep.encode.segment_frames import read_segments
 from data_prep.encode.segments import Segment, cut_segments
 from data_prep.media.errors import BugAlarm, MediaError
-from lingen.io.manifest import read_json, write_json
+from lingen.io.manifest import read_json, to_plain, write_json
 from lingen.io.progress import Progress
 
 INDEX = "index.json"
@@ -42,6 +42,8 @@ class PixelConfig:
     """aspect ratios, width:height; each clip is cropped about its centre to the nearest"""
     windows_per_clip: int = 4
     """most segments of one clip"""
+    clips: int = 0
+    """most clips that are read, chosen by the hashes of their sources, so that adding clips keeps most; 0: all"""
     held_out: float = 0.15
     """share of the sources kept for validation (at least one, if there are two)"""
     decode_timeout_s: float = 120.0
@@ -52,6 +54,12 @@ class PixelConfig:
             raise ValueError(f"--pixels.held-out: must be between 0 and 1, got {self.held_out}")
         if self.frames < 2:
             raise ValueError(f"--pixels.frames: a video segment needs at least 2 frames, got {self.frames}")
+        if self.clips < 0:
+            raise ValueError(f"--pixels.clips: must not be negative, got {self.clips}")
+
+    def content(self) -> dict[str, Any]:
+        """The settings as they enter the key of a folder; those of version 0.1.0 had no `clips`."""
+        return {name: value for name, value in to_plain(self).items() if name != "clips" or value}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -128,7 +136,7 @@ def _save(folder: Path, key: str, frames_NHW3: np.ndarray) -> None:
 def _cut(clips: Sequence[dict[str, Any]], config: PixelConfig) -> list[Segment]:
     """The segments of all buckets."""
     layout = cut_segments(
-        clips,
+        _chosen(clips, config.clips),
         resolution=config.resolution,
         frames=(1, config.frames),
         fps=config.fps,
@@ -146,19 +154,32 @@ def _cut(clips: Sequence[dict[str, Any]], config: PixelConfig) -> list[Segment]:
     return segments
 
 
+def _chosen(clips: Sequence[dict[str, Any]], count: int) -> Sequence[dict[str, Any]]:
+    """At most `count` of the clips (0: all), in their order; of a source all, but for the last one."""
+    if not 0 < count < len(clips):
+        return clips
+    by_hash = sorted(clips, key=lambda clip: (_hash(clip["source"] or clip["clip_id"]), clip["clip_id"]))
+    ids = {clip["clip_id"] for clip in by_hash[:count]}
+    return [clip for clip in clips if clip["clip_id"] in ids]
+
+
 def _split(segments: list[Segment], held_out: float) -> list[PixelSegment]:
     """Hold out sources by the order of their hashes: stable when clips are added, independent of their content.
 
     Only sources with videos count towards the share: photographs alone would tell nothing about time.
     """
     videos = {_source(s) for s in segments if not s.bucket.startswith("image")} or {_source(s) for s in segments}
-    by_hash = sorted(videos, key=lambda source: hashlib.sha256(source.encode()).hexdigest())
+    by_hash = sorted(videos, key=_hash)
     count = max(1, round(len(by_hash) * held_out)) if len(by_hash) > 1 else 0
     chosen = set(by_hash[:count])
     return [
         PixelSegment(s.key, s.provenance.clip_id, _source(s), s.bucket.partition("_")[0], _source(s) in chosen)
         for s in segments
     ]
+
+
+def _hash(source: str) -> str:
+    return hashlib.sha256(source.encode()).hexdigest()
 
 
 def _source(segment: Segment) -> str:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from data_prep.encode.error_table import ErrorRow, read_errors, write_errors
 from data_prep.encode.job import index_digests, text_digests
-from data_prep.encode.parts import remove_parts
+from data_prep.encode.parts import forget_deaths, remove_parts
 from data_prep.encode.pool import EncodeWorkers, pool_size
 from data_prep.encode.summary import EncodeSummary
 from data_prep.encode.texts import Encoders, text_tree, write_text
@@ -81,6 +81,7 @@ def retext(config: RetextConfig) -> RetextResult:
     share(config.shards, folder.path, tae_files(config.shards))
     connect()
     pool_size(config.workers)
+    forget_deaths(folder.path)
     new_errors: list[ErrorRow] = []
     for name in done.embedded:
         encoder = encoders[name]

@@ -14,10 +14,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import pyarrow.parquet as pq
-
 from lingen.data.buckets import Bucket, bucket_set, nearest_bucket
-from lingen.data.shards import Provenance, sample_key
+from lingen.data.provenance import Provenance, sample_key
 
 CLIPS = "clips.parquet"
 COLUMNS = ["clip_id", "uri", "content_hash", "media_type", "start_s", "end_s", "width", "height"]
@@ -61,6 +59,8 @@ def read_clips(path: Path) -> list[dict[str, Any]]:
     Raises:
         ValueError: the file or a column is missing.
     """
+    import pyarrow.parquet as pq
+
     if not path.is_file():
         raise ValueError(f"--curated: {path} is missing; run jobs/curate.py again")
     missing = set(COLUMNS) - set(pq.read_schema(path).names)

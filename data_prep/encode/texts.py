@@ -19,7 +19,7 @@ import tyro
 from ray.actor import ActorHandle
 
 from data_prep.encode.error_table import ErrorRow, with_replay
-from data_prep.encode.parts import is_done, read_part, write_part
+from data_prep.encode.parts import DEATHS, InHand, is_done, read_part, write_part
 from data_prep.encode.pool import EncodeWorkers, run_shards, torch_threads
 from data_prep.media.errors import BugAlarm, MediaError, OurBug, internal_error
 from lingen.data.buckets import Bucket
@@ -28,7 +28,7 @@ from lingen.data.shard_index import BucketIndex
 from lingen.data.shards import TEXT, ShardWriter, pack_text
 from lingen.io.byte_ranges import ByteRanges
 from lingen.io.progress import Progress
-from lingen.text.encoders import TextEncoderConfig, build_text_encoder
+from lingen.text.encoders import TextEncoder, TextEncoderConfig, build_text_encoder
 
 Encoders = Annotated[tuple[str, ...], tyro.conf.arg(metavar="ENCODER [ENCODER ...]")]
 """A command line's text encoders, as lingen.text.encoders.parse_text_encoders reads them."""
@@ -57,9 +57,16 @@ class TextWorker:
     def __init__(self, settings: TextSettings, tally: ActorHandle):
         torch.set_num_threads(settings.threads)
         self.settings, self.tally = settings, tally
-        self.encoder = build_text_encoder(settings.encoder, settings.device)
+        self._encoder: TextEncoder | None = None
         self._alarm = BugAlarm()
         self._errors: list[ErrorRow] = []
+
+    @property
+    def encoder(self) -> TextEncoder:
+        """The encoder; loaded with a shard in hand, so that a death while loading counts too."""
+        if self._encoder is None:
+            self._encoder = build_text_encoder(self.settings.encoder, self.settings.device)
+        return self._encoder
 
     def __call__(self, task: dict[str, Any]) -> dict[str, int | str]:
         """Write one shard and its part. `task`: the "bucket" and "shard" to embed.
@@ -67,10 +74,17 @@ class TextWorker:
         Returns:
             A count, and under "stop" why the job cannot go on, if it cannot; then the shard is not written.
         """
+        tree, bucket, shard = text_tree(self.settings.name), task["bucket"], task["shard"]
+        hand = InHand(self.settings.output, tree, bucket, shard)
+        if hand.deaths[shard] > DEATHS:
+            return {"samples": 0, "stop": _deadly(f"{tree}/{bucket}/{shard}")}
+        hand.take([shard])
         try:
-            return {"samples": self._write(task["bucket"], task["shard"]), "stop": ""}
+            samples = self._write(bucket, shard)
         except OurBug as bug:
             return {"samples": 0, "stop": str(bug)}
+        hand.close()
+        return {"samples": samples, "stop": ""}
 
     def _write(self, bucket: str, shard: str) -> int:
         """Write one shard and its part; returns its samples."""
@@ -142,6 +156,14 @@ class TextWorker:
         spec = ",".join([f"{self.settings.name}={self.settings.encoder.model}", *options])
         words = ["text", self.settings.output, "--bucket", sample["bucket"], "--key", sample["key"]]
         return [*words, "--encoder", spec]
+
+
+def _deadly(shard: str) -> str:
+    """Why the job cannot go on: Ray starts a worker that died again, for ever."""
+    return (
+        f"{shard}: the process that embeds its captions died {DEATHS + 1} times, by a crash or killed for memory. "
+        "Fewer --workers.count or a smaller encoder need less memory; the same command continues from here"
+    )
 
 
 def text_tree(encoder: str) -> str:

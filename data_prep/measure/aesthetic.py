@@ -24,7 +24,6 @@ from data_prep.measure.store import Snapshot, Store
 from data_prep.ray_cluster import connect, quiet_ray
 from lingen.io.manifest import digest, file_digest
 from lingen.io.progress import Progress
-from lingen.io.tensors import read_tensors
 
 if TYPE_CHECKING:
     import ray
@@ -212,6 +211,8 @@ def load_head(path: Path) -> Callable[[np.ndarray], np.ndarray]:
     Raises:
         ValueError: the file is not a chain of linear layers that ends in one number.
     """
+    from lingen.io.tensors import read_tensors
+
     try:
         state = read_tensors(path)
     except ValueError as error:

@@ -11,13 +11,13 @@ import contextlib
 import hashlib
 import os
 import re
-import tempfile
 from collections.abc import Callable, Iterator
 from typing import IO, TYPE_CHECKING
 
 from data_prep.media.errors import MediaError
 from data_prep.media.regular import regular_file
 from lingen.io.stores import data_filesystem, objection
+from lingen.io.temporary import temporary_file
 
 if TYPE_CHECKING:
     from pyarrow import fs
@@ -93,7 +93,7 @@ def local_copy(uri: str, max_gb: float = 20.0, open_store: OpenStore = data_file
     if open_store is data_filesystem and is_remote(file) and (reason := objection(file)):
         raise MediaError("unsafe_uri", reason)
     suffix = os.path.splitext(uri if member else re.split("[?#]", uri)[0])[1][:16]
-    with tempfile.NamedTemporaryFile(prefix="clip-", suffix=suffix) as copy:
+    with temporary_file(suffix) as copy:
         try:
             _copy(file, copy, offset, size, max_bytes, open_store)
         except MediaError:

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
+from lingen.data.provenance import sample_key
 from lingen.data.shard_index import BucketIndex, ShardIndex
-from lingen.data.shards import sample_key
 from lingen.io.byte_ranges import Scratch
 
 if TYPE_CHECKING:

@@ -14,6 +14,7 @@ import torch
 from lingen.data import shards
 from lingen.data.buckets import Bucket
 from lingen.data.index_file import INDEX, LatentFormat, TextFormat, write_index
+from lingen.data.provenance import Provenance, sample_key
 from lingen.io.manifest import OutputFolder, file_digest
 from lingen.tae.config import TAEConfig
 from lingen.tae.pretrained import save_tae
@@ -105,7 +106,7 @@ def write_random_encoding(folder: Path, counts: Mapping[str, int], per_shard: in
 
 @dataclasses.dataclass(frozen=True)
 class _Sample:
-    source: shards.Provenance
+    source: Provenance
     latent_CTHW: torch.Tensor
     text_LD: list[torch.Tensor]
     """per encoder"""
@@ -116,7 +117,7 @@ def _random_samples(
 ) -> Iterator[_Sample]:
     """One sample per clip, with a text embedding per width in `dims`."""
     for i, clip in enumerate(clips):
-        source = shards.Provenance(
+        source = Provenance(
             clip_id=clip,
             uri=f"/clips/{clip}.mp4",
             caption=f"caption {i}",
@@ -144,7 +145,7 @@ def _write_shard(
     with contextlib.ExitStack() as stack:
         latents, *texts = [stack.enter_context(shards.ShardWriter(path)) for path in paths]
         for sample in samples:
-            source, key = sample.source, shards.sample_key(sample.source.clip_id, 0)
+            source, key = sample.source, sample_key(sample.source.clip_id, 0)
             latent = latents.add(key, shards.LATENT, shards.pack_latent(sample.latent_CTHW, dtype))
             metadata = latents.add(key, shards.METADATA, shards.pack_metadata(source, tae_digest))
             location = {"key": key, "shard": paths[0].name}

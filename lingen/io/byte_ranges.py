@@ -11,8 +11,8 @@ from __future__ import annotations
 import functools
 import hashlib
 import os
+import re
 import stat
-import tempfile
 import threading
 from abc import ABC, abstractmethod
 from collections import OrderedDict
@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING
 
 from lingen.io.redact import redact
 from lingen.io.stores import filesystem
+from lingen.io.temporary import TemporaryFolder, remove_leftovers, temporary_file
 
 if TYPE_CHECKING:
     from pyarrow import fs
@@ -181,11 +182,13 @@ class RemoteFiles(ByteRanges):
         # Opening a file costs a request for its size; an open one serves ranges to all threads at once.
         self._open = functools.lru_cache(MAX_OPEN_FILES)(self._fs.open_input_file)
         if cache_dir is None:
-            self._own = tempfile.TemporaryDirectory(prefix="lingen-ranges-")
+            self._own = TemporaryFolder()
             cache_dir = self._own.name
         self._cache = Path(cache_dir) / hashlib.sha256(self.root.encode()).hexdigest()[:8]
         self._cache.mkdir(parents=True, exist_ok=True)
-        kept = sorted((p for p in self._cache.iterdir() if len(p.name) == 32), key=lambda p: p.stat().st_mtime)
+        remove_leftovers(self._cache)
+        ours = (p for p in self._cache.iterdir() if re.fullmatch("[0-9a-f]{32}", p.name))
+        kept = sorted(ours, key=lambda p: p.stat().st_mtime)
         self._sizes: OrderedDict[str, int] = OrderedDict((p.name, p.stat().st_size) for p in kept)
         self._used = sum(self._sizes.values())
         self._lock = threading.Lock()
@@ -224,10 +227,10 @@ class RemoteFiles(ByteRanges):
     def _keep(self, entry: str, data: bytes) -> None:
         if len(data) > self._max_bytes:
             return
-        fd, partial = tempfile.mkstemp(dir=self._cache)
-        with os.fdopen(fd, "wb") as f:
-            f.write(data)
-        os.replace(partial, self._cache / entry)
+        with temporary_file(folder=self._cache) as partial:
+            partial.write(data)
+            partial.flush()
+            os.replace(partial.name, self._cache / entry)
         with self._lock:
             self._used += len(data) - self._sizes.pop(entry, 0)
             self._sizes[entry] = len(data)

@@ -85,12 +85,17 @@ def read_metadata(path: Path) -> Metadata:
 
     Raises:
         ForbiddenContent: it names something that is not `ALLOWED`, or files outside its folder.
+        OSError: it, or a file that it names, is missing or is no regular file: reading a pipe would wait for a writer.
     """
+    _require_file(path)
     with open(path, "rb") as file:
         metadata = _Unpickler(file, path).load()
-    for info in metadata.storage_data.values():
-        if Path(info.relative_path).name != info.relative_path:
-            raise _forbidden(path, f"refers to {info.relative_path!r}")
+    names = {info.relative_path for info in metadata.storage_data.values()}
+    for name in names:
+        if Path(name).name != name:
+            raise _forbidden(path, f"refers to {name!r}")
+    for name in sorted(names):
+        _require_file(path.with_name(name))
     metadata.storage_meta = metadata.storage_meta or StorageMeta()
     return metadata
 
@@ -138,6 +143,11 @@ class _Planner(DefaultLoadPlanner):
         torch.save(torch.load(value, weights_only=True), plain)
         plain.seek(0)
         super().load_bytes(read_item, plain)
+
+
+def _require_file(path: Path) -> None:
+    if not path.is_file():
+        raise OSError(f"{path.name} is {'not a file' if path.exists() else 'missing'}")
 
 
 def _forbidden(path: Path, what: str) -> ForbiddenContent:

@@ -60,7 +60,7 @@ FILES: dict[str, tuple[str, ...]] = {
         *_TREES,
         *(f"parts/{n}" for n in PART_FILES),
     ),
-    "evaluate": (*_FOLDER, "evaluation.json", "sheet.png"),
+    "evaluate": (*_FOLDER, "evaluation.json", "answers.npz", "sheet.png"),
     "train_tae": (
         *_FOLDER,
         *_TAE,
@@ -88,6 +88,7 @@ FILES: dict[str, tuple[str, ...]] = {
 
 WORKFLOW_FILES = (
     "pipeline.json",
+    "running.json",
     "sample.mp4",
     "mlflow.db",
     "mlflow.db-*",

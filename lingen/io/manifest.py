@@ -66,14 +66,15 @@ def file_digest(path: str | Path) -> str:
     return h.hexdigest()[:16]
 
 
-def write_atomic(path: str | Path, data: bytes | str) -> None:
-    """Write a file so that readers, and a kill at any moment, leave the old content or the new, never a part."""
+def write_atomic(path: str | Path, data: bytes | str | Iterator[bytes]) -> None:
+    """Write a file, whole or piece by piece: readers, and a kill at any moment, leave the old content or the new."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     fd, tmp = create_partial(path)
     try:
         with os.fdopen(fd, "wb") as f:
-            f.write(data.encode() if isinstance(data, str) else data)
+            for piece in [data] if isinstance(data, (bytes, str)) else data:
+                f.write(piece.encode() if isinstance(piece, str) else piece)
             f.flush()
             os.fsync(f.fileno())
         os.replace(tmp, path)

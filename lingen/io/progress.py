@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import sys
 import time
 from typing import TextIO
+
+RELAYED = "LINGEN_PROGRESS_RELAYED"
+"""Environment variable: whoever started this process reads the live lines, and shows them beside other processes'."""
 
 
 class Progress:
@@ -23,7 +27,7 @@ class Progress:
         self.name, self.total, self.unit = name, total, unit
         self.done = self._resumed = done
         self._stream = stream or sys.stderr
-        self._live = self._stream.isatty()
+        self._live = self._stream.isatty() or RELAYED in os.environ
         self._period = 0.5 if self._live else 30.0
         self._start = self._last = time.monotonic()
 

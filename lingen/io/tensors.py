@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
+import math
 import pickle
 import re
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 import torch
@@ -27,6 +30,24 @@ def read_tensors(path: str | Path) -> dict[str, Tensor]:
     if not isinstance(tensors, dict):
         raise ValueError(f"{path} is not a file of named tensors")
     return tensors
+
+
+def safetensors_pieces(shapes: Mapping[str, torch.Size], tensors: Iterable[Tensor]) -> Iterator[bytes]:
+    """Yield the content of a .safetensors file of float32 tensors, one tensor at a time; the same bytes as `save`.
+
+    Args:
+        shapes: of all tensors.
+        tensors: the tensors, sorted by name; the next is asked for when the one before is written.
+    """
+    header, end = {}, 0
+    for name, shape in sorted(shapes.items()):
+        start, end = end, end + 4 * math.prod(shape)
+        header[name] = {"dtype": "F32", "shape": list(shape), "data_offsets": [start, end]}
+    text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+    text += b" " * (-len(text) % 8)
+    yield len(text).to_bytes(8, "little") + text
+    for tensor in tensors:
+        yield tensor.detach().float().cpu().contiguous().numpy().tobytes()
 
 
 def refusal(error: pickle.UnpicklingError) -> str:

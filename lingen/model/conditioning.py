@@ -60,11 +60,14 @@ class TextProjection(nn.Module):
 
     A learned null token comes first. It is visible only in rows without any text, the unconditional half of
     classifier-free guidance, so no row is ever fully masked.
+
+    Attributes:
+        multiple: pad the sequence, behind the mask, to a multiple of this length: few lengths, few compiled programs.
     """
 
     def __init__(self, text_dims: tuple[int, ...], width: int):
         super().__init__()
-        self.text_dims = text_dims
+        self.text_dims, self.multiple = text_dims, 1
         self.encoders = nn.ModuleList(nn.Sequential(nn.Linear(dim, width), nn.LayerNorm(width)) for dim in text_dims)
         self.null = nn.Parameter(torch.randn(width))  # on the scale of the LayerNorm outputs beside it
 
@@ -75,7 +78,7 @@ class TextProjection(nn.Module):
             text: per encoder i, in the order of text_dims, an embedding (B, L_i, E_i) and its mask (B, L_i) bool.
 
         Returns:
-            Tokens (B, 1 + sum of L_i, D) and their mask (B, 1 + sum of L_i).
+            Tokens (B, 1 + sum of L_i, D) and their mask (B, 1 + sum of L_i), both with padding up to `multiple`.
 
         Raises:
             ValueError: the number of encoders or an embedding width differs from text_dims.
@@ -99,4 +102,7 @@ class TextProjection(nn.Module):
         no_text_B1 = ~mask_BL.any(dim=1, keepdim=True)
         # Padding may contain anything; a NaN times an attention weight of zero would still be a NaN.
         tokens_BLD = torch.cat(tokens, dim=1).masked_fill(~mask_BL[..., None], 0.0)
-        return torch.cat([null_B1D, tokens_BLD], dim=1), torch.cat([no_text_B1, mask_BL], dim=1)
+        tokens_BLD, mask_BL = torch.cat([null_B1D, tokens_BLD], dim=1), torch.cat([no_text_B1, mask_BL], dim=1)
+        if padding := -mask_BL.shape[1] % self.multiple:
+            tokens_BLD, mask_BL = F.pad(tokens_BLD, (0, 0, 0, padding)), F.pad(mask_BL, (0, padding), value=False)
+        return tokens_BLD, mask_BL

@@ -7,11 +7,13 @@ channels, F values of one patch, L text tokens, D width.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+import math
+from collections.abc import Iterator, Sequence
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from lingen.model.attention import CrossAttention, SelfAttention, check_attention_backend
 from lingen.model.conditioning import AdaLN, Text, TextProjection, TimestepEmbedding
@@ -158,6 +160,9 @@ class Layer(nn.Module):
     """Mixer, cross-attention and feed-forward network, each added to the residual stream.
 
     Gates and the cross-attention's output start at zero, so a fresh layer is the identity.
+
+    Attributes:
+        recompute: keep only the layer's input for the backward pass, which computes the rest again.
     """
 
     def __init__(self, config: DenoiserConfig, index: int):
@@ -173,6 +178,7 @@ class Layer(nn.Module):
         with torch.no_grad():
             self.modulation[[2, 5]] = 0.0
         self.adaln = AdaLN(D) if config.adaln == "layer" else None
+        self.recompute = False
 
     def forward(
         self,
@@ -196,7 +202,20 @@ class Layer(nn.Module):
         Returns:
             (B, T, H, W, D).
         """
-        x = x_BTHWD
+        inputs = (x_BTHWD, time, positions_THWD, text_BLD, mask_BL, order)
+        if self.recompute and torch.is_grad_enabled():  # nothing in a layer is random
+            return checkpoint(self._compute, *inputs, use_reentrant=False, preserve_rng_state=False)
+        return self._compute(*inputs)
+
+    def _compute(
+        self,
+        x: Tensor,
+        time: Tensor,
+        positions_THWD: Tensor,
+        text_BLD: Tensor,
+        mask_BL: Tensor,
+        order: ScanOrder | None,
+    ) -> Tensor:
         modulation_B6D = time if self.adaln is None else self.adaln(time)
         modulation = (modulation_B6D + self.modulation).to(x.dtype)[:, :, None, None, None]
         shift1, scale1, gate1, shift2, scale2, gate2 = modulation.unbind(1)
@@ -231,6 +250,34 @@ def build_mixer(config: DenoiserConfig, index: int) -> nn.Module:
     )
 
 
+def parts(config: DenoiserConfig) -> Iterator[tuple[str, nn.Module | nn.Parameter | None]]:
+    """Yield the denoiser's parts by name, each new, in the order in which their random weights are drawn."""
+    D, cells = config.width, config.latent_channels * math.prod(config.patch)
+    yield "patch_embedding", nn.Linear(cells, D)
+    yield "positions", FactorizedPositions(config.position_sizes, D)
+    yield "timestep", TimestepEmbedding(D)
+    yield "adaln", AdaLN(D) if config.adaln == "single" else None
+    yield "text", TextProjection(config.text_dims, D)
+    yield "layers", nn.ModuleList()
+    for i in range(config.depth):
+        yield f"layers.{i}", Layer(config, i)
+    yield "head_norm", RMSNorm(D, affine=False)
+    yield "head_modulation", nn.Parameter(torch.randn(2, D) / D**0.5)
+    head = nn.Linear(D, cells)
+    nn.init.zeros_(head.weight)
+    nn.init.zeros_(head.bias)
+    yield "head", head
+
+
+def initial_weights(config: DenoiserConfig) -> Iterator[tuple[str, Tensor]]:
+    """Yield the weights that `Denoiser(config)` would draw now, by name; only one part is in memory at a time."""
+    for name, part in parts(config):
+        if isinstance(part, nn.Parameter):
+            yield name, part.detach()
+        elif part is not None:
+            yield from ((f"{name}.{inner}", p.detach()) for inner, p in part.named_parameters())
+
+
 class Denoiser(nn.Module):
     """velocity = Denoiser(config)(x, t, text).
 
@@ -238,21 +285,24 @@ class Denoiser(nn.Module):
     (sharding, activation checkpointing, torch.compile).
     """
 
+    patch_embedding: nn.Linear
+    positions: FactorizedPositions
+    timestep: TimestepEmbedding
+    adaln: AdaLN | None
+    text: TextProjection
+    layers: nn.ModuleList
+    head_norm: RMSNorm
+    head_modulation: nn.Parameter
+    head: nn.Linear
+
     def __init__(self, config: DenoiserConfig):
         super().__init__()
         self.config = config
-        D, (p, q, r) = config.width, config.patch
-        self.patch_embedding = nn.Linear(config.latent_channels * p * q * r, D)
-        self.positions = FactorizedPositions(config.position_sizes, D)
-        self.timestep = TimestepEmbedding(D)
-        self.adaln = AdaLN(D) if config.adaln == "single" else None
-        self.text = TextProjection(config.text_dims, D)
-        self.layers = nn.ModuleList(Layer(config, i) for i in range(config.depth))
-        self.head_norm = RMSNorm(D, affine=False)
-        self.head_modulation = nn.Parameter(torch.randn(2, D) / D**0.5)
-        self.head = nn.Linear(D, config.latent_channels * p * q * r)
-        nn.init.zeros_(self.head.weight)
-        nn.init.zeros_(self.head.bias)
+        for name, part in parts(config):
+            if isinstance(part, Layer):
+                self.layers.append(part)
+            else:
+                setattr(self, name, part)
 
     def forward(self, x_BCTHW: Tensor, t_B: Tensor, text: Text) -> Tensor:
         """Predict the velocity. An image is a video of one latent frame.
@@ -286,11 +336,6 @@ class Denoiser(nn.Module):
         head = (embedding_BD[:, None] + self.head_modulation).to(x.dtype)[:, :, None, None, None]
         x = self.head(modulate(self.head_norm(x), *head.unbind(1)))
         return self._unpatchify(x, grid).to(x_BCTHW.dtype)
-
-    def resize_positions(self, latent_shape: tuple[int, int, int]) -> None:
-        """Grow the position tables for a stage with these latent axes (T, H, W), before its optimizer is created."""
-        self.positions = self.positions.resized(self.config.token_grid(latent_shape))
-        self.config = dataclasses.replace(self.config, position_sizes=self.positions.sizes)
 
     def _patchify(self, x_BCTHW: Tensor, grid: tuple[int, int, int]) -> Tensor:
         """(B, C, T, H, W) in latent cells -> (B, T, H, W, F) in tokens."""

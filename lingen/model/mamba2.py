@@ -11,9 +11,10 @@ import math
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from lingen.model.norms import RMSNorm
-from lingen.ssd import ssd
+from lingen.ssd import resolve_backend, ssd
 
 
 class Mamba2Direction(nn.Module):
@@ -41,6 +42,10 @@ class BidirectionalMamba2(nn.Module):
         chunk: tokens per chunk of the scan; None: the backend's default.
         backend: what computes the scan; see lingen.ssd.BACKENDS.
 
+    Attributes:
+        recompute: the backward pass computes PyTorch's scan again, one direction at a time, instead of keeping what is
+            inside both; the other backends keep nothing. Not where layers are compiled.
+
     Raises:
         ValueError: the inner width is not a multiple of the head dim.
     """
@@ -65,7 +70,7 @@ class BidirectionalMamba2(nn.Module):
             )
         self.inner, self.state, self.head_dim = inner, state, head_dim
         self.heads = inner // head_dim
-        self.chunk, self.backend = chunk, backend
+        self.chunk, self.backend, self.recompute = chunk, backend, False
         self.in_proj = nn.Linear(width, 2 * inner + 2 * state + self.heads, bias=False)  # z, x, B, C, dt
         self.forwards = Mamba2Direction(inner + 2 * state, self.heads, kernel)
         self.backwards = Mamba2Direction(inner + 2 * state, self.heads, kernel)
@@ -94,6 +99,13 @@ class BidirectionalMamba2(nn.Module):
         return self.out_proj(self.norm(y * F.silu(z[:, before:end])))
 
     def _scan(self, direction: Mamba2Direction, xBC_BLF: Tensor, dt_BLH: Tensor, reverse: bool) -> Tensor:
+        inputs = (direction, xBC_BLF, dt_BLH, reverse)
+        eager = torch.is_grad_enabled() and not torch.compiler.is_compiling()
+        if self.recompute and eager and resolve_backend(self.backend, xBC_BLF.device) == "torch":
+            return checkpoint(self._scan_once, *inputs, use_reentrant=False, preserve_rng_state=False)
+        return self._scan_once(*inputs)
+
+    def _scan_once(self, direction: Mamba2Direction, xBC_BLF: Tensor, dt_BLH: Tensor, reverse: bool) -> Tensor:
         xBC = F.silu(causal_conv(xBC_BLF, direction.conv, reverse))
         x, B, C = xBC.split([self.inner, self.state, self.state], dim=-1)
         y, _ = ssd(

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from lingen.model.review import review_tokens
-from lingen.model.scans import ScanOrder, from_sequence, to_sequence
+from lingen.model.scans import ROTATION, ScanOrder, from_sequence, to_sequence
 
 
 class MABranch(nn.Module):
@@ -34,7 +34,8 @@ class MABranch(nn.Module):
         review_both_passes: bool = True,
     ):
         super().__init__()
-        self.mamba, self.scan, self.layer = mamba, scan, layer
+        # The place in the cycle of scans, not the layer's number: layers of one place then share a compiled program.
+        self.mamba, self.scan, self.layer = mamba, scan, layer % len(ROTATION)
         self.review_pool, self.review_both_passes = review_pool, review_both_passes
 
     def forward(self, x_BTHWD: Tensor, order: ScanOrder | None = None) -> Tensor:

@@ -8,6 +8,7 @@ model/tae/                                the temporal autoencoder
 from __future__ import annotations
 
 import shutil
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ import torch
 from torch import Tensor
 
 from lingen.io.manifest import read_json, write_atomic, write_json
+from lingen.io.tensors import safetensors_pieces
 from lingen.model.denoiser import Denoiser, DenoiserConfig
 
 CONFIG = "config.json"
@@ -22,32 +24,33 @@ CONFIG = "config.json"
 
 def export_model(
     folder: str | Path,
-    raw: dict[str, Tensor],
-    ema: dict[str, Tensor],
+    raw: Mapping[str, Tensor],
+    ema: Mapping[str, Tensor],
     config: DenoiserConfig,
     about: dict[str, Any],
     tae: str | Path,
+    gather: Callable[[Tensor], Tensor] = lambda tensor: tensor,
 ) -> Path:
-    """Write a model folder; config.json is written last, so a folder that has one is complete.
+    """Write a model folder, tensor by tensor; config.json is written last, so a folder that has one is complete.
 
     Args:
         folder: where the model goes.
-        raw: full state dictionary of the last weights.
-        ema: full state dictionary of the averaged weights.
+        raw: the last weights, by name.
+        ema: the averaged weights.
         config: the architecture.
         about: what config.json contains besides the architecture (stage, text, TAE digest, resolution, frames, fps).
         tae: folder of the TAE, which is copied.
+        gather: makes a sharded tensor whole; called for one after the other, raw then ema, each sorted by name.
 
     Returns:
         The folder.
     """
-    from safetensors.torch import save
-
     folder = Path(folder)
     (folder / CONFIG).unlink(missing_ok=True)
     for name, weights in (("raw", raw), ("ema", ema)):
-        tensors = {k: t.detach().float().cpu().contiguous() for k, t in weights.items()}
-        write_atomic(folder / f"{name}.safetensors", save(tensors))
+        shapes = {name: tensor.shape for name, tensor in weights.items()}
+        tensors = (gather(weights[name]) for name in sorted(weights))
+        write_atomic(folder / f"{name}.safetensors", safetensors_pieces(shapes, tensors))
     shutil.copytree(tae, folder / "tae", dirs_exist_ok=True)
     write_json(folder / CONFIG, {**about, "model": config.to_dict()})
     return folder
@@ -102,9 +105,10 @@ def load_denoiser(path: str | Path, weights: str = "ema", device: str | torch.de
     """
     folder = model_folder(path)
     config, state = read_weights(folder, weights)
-    model = Denoiser(config)
+    with torch.device("meta"):
+        model = Denoiser(config)
     try:
-        model.load_state_dict(state)
+        model.load_state_dict(state, assign=True)
     except RuntimeError as error:
         raise ValueError(f"--checkpoint: the weights in {folder} do not match its config.json: {error}") from error
     return model.to(device).eval().requires_grad_(False)

@@ -5,6 +5,7 @@ SSD is that attention with q = C, k = B, v = dt x and the scalar log decay g = d
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 
 from torch import Tensor
@@ -16,12 +17,15 @@ def load() -> Callable[..., tuple[Tensor, Tensor]]:
     """Import chunk_simple_gla.
 
     Raises:
-        ImportError: the package is missing or broken.
+        ImportError: the package is missing, broken or too old.
     """
     try:
         from fla.ops.simple_gla import chunk_simple_gla
     except ModuleNotFoundError as error:
         raise ImportError("not installed" if error.name == "fla" else str(error)) from error
+    if "chunk_size" not in inspect.signature(chunk_simple_gla).parameters:
+        # 0.4 has no such argument, 0.5 takes any and ignores it.
+        raise ImportError("it cannot set the chunk size; 0.6 or newer is needed")
     return chunk_simple_gla
 
 

@@ -1,7 +1,8 @@
 """A third-party kernel as one opaque PyTorch operator: torch.compile neither traces into it nor breaks the graph.
 
-torch.compile over mamba_ssm's autograd function gave NaNs (pytorch/pytorch#146129). The backward pass runs the kernel's
-own autograd function once more from the saved inputs, so this does not depend on the kernel's internals.
+torch.compile over mamba_ssm's autograd function gave NaNs (pytorch/pytorch#146129). The operator's backward pass runs
+the kernel's own autograd function once more from the saved inputs, so this does not depend on the kernel's internals.
+Where nothing is compiled the kernel is called as it is, without that second forward.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensor
 
 
 def opaque(name: str, kernel: Callable[..., tuple[Tensor, Tensor]]) -> Callable[..., tuple[Tensor, Tensor]]:
@@ -22,7 +24,7 @@ def opaque(name: str, kernel: Callable[..., tuple[Tensor, Tensor]]) -> Callable[
             its tensors to an autograd.Function unchanged: inside an operator PyTorch records no other operation.
 
     Returns:
-        The operator: ([values, ..., initial], chunk) -> (y, final).
+        ([values, ..., initial], chunk) -> (y, final): the operator while something is compiled, else the kernel.
     """
 
     @torch.library.custom_op(f"lingen::{name}", mutates_args=())
@@ -54,7 +56,15 @@ def opaque(name: str, kernel: Callable[..., tuple[Tensor, Tensor]]) -> Callable[
         return backward(dy.contiguous(), dfinal.contiguous(), list(ctx.saved_tensors), ctx.chunk), None
 
     forward.register_autograd(gradient, setup_context=setup)
-    return forward
+
+    def call(tensors: Sequence[Tensor], chunk: int) -> tuple[Tensor, Tensor]:
+        # Tensors without data (a trace, a test of the operator) have no kernel.
+        if torch.compiler.is_compiling() or isinstance(tensors[0], FakeTensor):
+            return forward(tensors, chunk)
+        y, final = kernel(*tensors, chunk=chunk)
+        return y.contiguous(), final.float().contiguous()
+
+    return call
 
 
 def _like(z: Tensor) -> Tensor:

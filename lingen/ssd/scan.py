@@ -51,7 +51,7 @@ def ssd(
     batch, L, H, P = x_BLHP.shape
     N = B_BLN.shape[-1]
     kernel = BACKENDS[resolve_backend(backend, x_BLHP.device)]
-    chunk = chunk or kernel.chunk
+    chunk = chunk or (x_BLHP.is_cuda and kernel.cuda_chunk) or kernel.chunk
     state = x_BLHP.new_zeros(batch, H, P, N, dtype=torch.float32) if initial_BHPN is None else initial_BHPN.float()
 
     limit = max_tokens(kernel.name, batch=batch, heads=H, head_dim=P, state=N, chunk=chunk)

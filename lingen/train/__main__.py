@@ -32,12 +32,12 @@ from lingen.io.manifest import require_manifest, whole_lines
 from lingen.io.redact import printable, redact_logs
 from lingen.model.denoiser import DenoiserConfig
 from lingen.model.presets import PRESETS
-from lingen.model.pretrained import export_model, model_folder, read_about
+from lingen.model.pretrained import model_folder, read_about
 from lingen.text.encoders import parse_text_encoders
 from lingen.train.checkpoint import checkpoints
 from lingen.train.config import FitConfig
-from lingen.train.export import check_same_latents, describe, whole_weights
-from lingen.train.hand_over import grown
+from lingen.train.export import check_same_latents, describe, export_stage
+from lingen.train.hand_over import grown, position_scale
 from lingen.train.observers.preemption import Notice, StopFile, clear_stop_file, on_sigterm
 from lingen.train.stage import Hooks, fit
 
@@ -85,10 +85,11 @@ def _train(config: FitConfig, shards: ShardIndex, options: argparse.Namespace) -
         options.init = model_folder(options.init, "--init")
         before = read_about(options.init)
         check_same_latents(before, shards, options.init)
-        architecture, preset = DenoiserConfig.from_dict(before["model"]), before["preset"]
+        architecture = grown(DenoiserConfig.from_dict(before["model"]), shards, position_scale(before, shards))
+        preset = before["preset"]
     else:
         preset = options.preset
-        architecture = dataclasses.replace(PRESETS[options.preset], text_dims=shards.text_dims)
+        architecture = grown(dataclasses.replace(PRESETS[options.preset], text_dims=shards.text_dims), shards)
     if (options.output / "model").exists() and not checkpoints(options.output / "checkpoints"):
         raise ValueError(f"--output: {options.output}/model is of no run in this folder; choose another folder")
     clear_stop_file(options.output)
@@ -101,12 +102,10 @@ def _train(config: FitConfig, shards: ShardIndex, options: argparse.Namespace) -
         metrics = MetricsFile(options.output / "metrics.jsonl")
         hooks = Hooks(log=metrics, notice=lambda: Notice.STOP if sigterm.is_set() else file())
         with on_sigterm(sigterm.set):
-            model, ema, finished = fit(config, grown(architecture, shards), shards, options.output, options.init, hooks)
+            model, ema, finished = fit(config, architecture, shards, options.output, options.init, hooks)
         if finished:
-            raw, averaged = whole_weights(model, ema)
-            if dist.get_rank() == 0:
-                about = describe(options.output.name, preset, shards, text, first_captions(shards))
-                export_model(options.output / "model", raw, averaged, model.config, about, Path(options.shards) / "tae")
+            about = describe(options.output.name, preset, shards, text, first_captions(shards))
+            export_stage(options.output / "model", model, ema, about, Path(options.shards) / "tae")
         return finished
     finally:
         dist.destroy_process_group()

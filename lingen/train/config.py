@@ -3,10 +3,19 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Literal
+from typing import Any, Literal
 
+from lingen.io.manifest import to_plain
 from lingen.train.observers.guard import GuardConfig
 
+BOOKKEEPING = frozenset(
+    [
+        *("checkpoint_every", "keep_checkpoints", "keep_every", "log_every", "sample_every", "micro_batch"),
+        *("validate_every", "validation_samples", "guard", "hang_timeout", "compile"),
+        *("activation_checkpointing", "shard_group"),
+    ]
+)
+"""Settings that change neither the loss curve nor the weights."""
 SCHEDULES = ("constant", "linear", "cosine")
 
 
@@ -95,3 +104,7 @@ class FitConfig:
             raise ValueError(f"fit.ema_decay: must be in [0, 1), got {self.ema_decay}")
         if not self.lr > 0 or self.lr_end < 0:
             raise ValueError(f"fit.lr: must be positive (and lr_end not negative), got {self.lr} and {self.lr_end}")
+
+    def content(self) -> dict[str, Any]:
+        """The settings that decide the loss curve and the weights, as JSON values."""
+        return {name: value for name, value in to_plain(self).items() if name not in BOOKKEEPING}

@@ -1,16 +1,18 @@
-"""What a finished stage exports: unsharded weights, and the description that generation and later stages need."""
+"""What a finished stage exports: its weights, and the description that generation and later stages need."""
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor
+import torch.distributed as dist
 
 from lingen.data.shard_index import ShardIndex
 from lingen.io.manifest import to_plain
 from lingen.model.denoiser import Denoiser
+from lingen.model.pretrained import export_model
 from lingen.text.encoders import TextEncoderConfig
 from lingen.train.ema import EMA
 from lingen.train.ranks import whole
@@ -68,7 +70,20 @@ def check_same_latents(about: dict[str, Any], shards: ShardIndex, init: str | Pa
         )
 
 
-def whole_weights(model: Denoiser, ema: EMA) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """(raw, averaged) unsharded state dictionaries; called by every rank."""
-    raw = {name: whole(p.detach()) for name, p in model.named_parameters()}
-    return raw, {name: whole(p) for name, p in ema.weights.items()}
+def export_stage(folder: Path, model: Denoiser, ema: EMA, about: dict[str, Any], tae: Path) -> None:
+    """Write the model folder of a sharded model; called by every rank, written by rank 0.
+
+    One tensor is whole at a time, on its way to the file.
+
+    Args:
+        folder: where the model goes.
+        about: what `describe` returned.
+        tae: folder of the TAE, which is copied.
+    """
+    raw = {name: p.detach() for name, p in model.named_parameters()}
+    gathered = (whole(weights[name]) for weights in (raw, ema.weights) for name in sorted(weights))
+    try:
+        if dist.get_rank() == 0:
+            export_model(folder, raw, ema.weights, model.config, about, tae, gather=lambda _: next(gathered))
+    finally:  # the other ranks take part in every gathering, even when the disk is full
+        deque(gathered, maxlen=0)

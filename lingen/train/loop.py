@@ -14,7 +14,6 @@ from collections.abc import Iterable
 
 import torch
 import torch.distributed as dist
-from torch import nn
 from torch.distributed.fsdp import FSDPModule
 
 from lingen.data.loader import LatentBatch
@@ -25,7 +24,8 @@ from lingen.train.flow import draw_noise_and_times, interpolate, per_sample_loss
 from lingen.train.lr_schedule import learning_rate
 from lingen.train.observers.observer import Observers, Step
 from lingen.train.observers.preemption import Notice
-from lingen.train.ranks import whole
+from lingen.train.optimizer import clip_gradients
+from lingen.train.sharding import average_whole_gradients
 
 
 class Trainer:
@@ -66,8 +66,7 @@ class Trainer:
         for group in self.optimizer.param_groups:
             group["lr"] = step.lr
         self.accumulate_gradients(step)
-        norm = nn.utils.clip_grad_norm_(self.model.parameters(), self.config.grad_clip)
-        step.grad_norm = whole(norm).item()
+        step.grad_norm = clip_gradients(self.model, self.config.grad_clip).item()
         step.skip_reason = self.observers.reason_to_skip(step)
         if step.skip_reason is None:
             self.optimizer.step()
@@ -76,14 +75,18 @@ class Trainer:
         self.observers.lap("optimizer")
 
     def accumulate_gradients(self, step: Step) -> None:
-        """Gradients of the mean loss over the global batch, micro-batch by micro-batch."""
+        """Gradients of the mean loss over the global batch, micro-batch by micro-batch.
+
+        Each micro-batch's are reduced to shards at once: sums of whole gradients would take 4 bytes a parameter. Copies
+        of the shards (fit.shard_group) are added up once, at the end.
+        """
         count = step.batch.latent_BCTHW.shape[0]
         size = self.config.micro_batch or count
         losses, times = [], []
         for first in range(0, count, size):
             part = slice(first, first + size)
             if isinstance(self.model, FSDPModule):
-                self.model.set_requires_gradient_sync(first + size >= count)
+                self.model.set_requires_all_reduce(first + size >= count)
             data = step.batch.latent_BCTHW[part].to(self.device)
             drawn = draw_noise_and_times(step.batch.seeds[part], data.shape[1:])
             noise, t_B = (x.to(self.device) for x in drawn)
@@ -99,4 +102,6 @@ class Trainer:
             losses.append(loss_B.detach())
             times.append(t_B)
             self.observers.lap("backward")
+        if isinstance(self.model, FSDPModule):
+            average_whole_gradients(self.model)
         step.loss_B, step.t_B = torch.cat(losses), torch.cat(times)

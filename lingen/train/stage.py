@@ -18,12 +18,13 @@ from lingen.data.selection import select
 from lingen.data.shard_index import ShardIndex
 from lingen.io.manifest import digest, to_plain
 from lingen.model.denoiser import Denoiser, DenoiserConfig
+from lingen.model.pretrained import read_about
 from lingen.model.review import review_grid
 from lingen.ssd import self_test
 from lingen.train.checkpoint import Checkpointer, Retention
 from lingen.train.config import FitConfig
 from lingen.train.ema import EMA
-from lingen.train.hand_over import build_model
+from lingen.train.hand_over import build_model, position_scale
 from lingen.train.loop import Trainer
 from lingen.train.metrics import NOISE_LEVELS, MetricsWindow
 from lingen.train.observers.checkpoints import PublishCheckpoints, SaveCheckpoints
@@ -94,15 +95,15 @@ def fit(
         train, held_out = select(shards, config.held_out, clips)
         plan = batch_plan(config, train)
         check_kernels(config, architecture, shards, device)
-        model, ema = build_model(config, architecture, init, device)
+        scale = position_scale(read_about(init), shards) if init else 1.0
+        model, ema = build_model(config, architecture, init, device, scale)
         optimizer = build_optimizer(model, config)
         retention = Retention(config.keep_checkpoints, config.keep_every)
         checkpointer = Checkpointer(output / "checkpoints", model, ema, optimizer, retention, config.hang_timeout)
-        lockstep = Lockstep(config.hang_timeout)
         guard, metrics = Guard(config.guard), MetricsWindow(architecture, config.precision, device)
         meta = _meta(config, architecture, shards, plan, clips, about or {})
         start = _resume(checkpointer, meta["identity"], guard, metrics)
-        publish = PublishCheckpoints(checkpointer, hooks.saved)
+        lockstep, publish = Lockstep(config.hang_timeout), PublishCheckpoints(checkpointer, hooks.saved)
         watching = Observers([
             watchdog,
             lockstep,

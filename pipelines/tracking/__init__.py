@@ -6,7 +6,7 @@ duplicate points. What MLflow missed when a job ended is sent when the same comm
 """
 
 from pipelines.tracking.facts import dataset, experiment_name, flatten, git_state
-from pipelines.tracking.run import Run, catch_up, log_outcome, tracked
+from pipelines.tracking.run import Run, catch_up, log_outcome, run_id_of, tracked
 from pipelines.tracking.store import create_store, store_beside
 
 __all__ = [
@@ -18,6 +18,7 @@ __all__ = [
     "flatten",
     "git_state",
     "log_outcome",
+    "run_id_of",
     "store_beside",
     "tracked",
 ]

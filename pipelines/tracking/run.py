@@ -158,6 +158,12 @@ def catch_up(folder: str | Path, uri: str) -> bool:
     return True
 
 
+def run_id_of(folder: str | Path) -> str | None:
+    """The id of the run in a folder; None where there is none, or MLflow has not answered yet."""
+    state = read_state(Path(folder))
+    return state.run_id if state else None
+
+
 def log_outcome(
     output: str | Path,
     experiment: str,
@@ -165,6 +171,7 @@ def log_outcome(
     metrics: dict[str, float],
     artifacts: Sequence[Path],
     datasets: Sequence[dict[str, str]] = (),
+    name: str | None = None,
 ) -> None:
     """Log the outcome of a job without steps as one run; once per output folder, however often the job is run."""
     folder, uri = Path(output) / "tracking", store_beside(output)
@@ -173,7 +180,7 @@ def log_outcome(
     run = Run(
         folder,
         experiment_name(experiment),
-        Path(output).name,
+        name or Path(output).name,
         uri=uri,
         params=params,
         tags=git_state(),

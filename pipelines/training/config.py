@@ -36,5 +36,12 @@ class TrainConfig:
     """MLflow tracking URI; default: MLFLOW_TRACKING_URI, else mlflow.db beside the output folder"""
     record_samples: bool = False
     """write the samples of every step to samples/ in the output folder, one file of JSON lines per worker"""
+    dry_run: bool = False
+    """print what the stage takes on these workers (memory, time, data, storage), traced without a GPU, and train
+    nothing; exit code 2 if it does not fit"""
+    gpu: str = "h100"
+    """card of --dry-run: a100-80, h100, h200, b200, or name:GB:TFLOPS:GBps"""
+    price: float | None = None
+    """price of a card for an hour, for --dry-run"""
     overwrite: bool = False
     """replace an output folder made with other settings"""

@@ -11,14 +11,13 @@ from data_prep.curate.quality import decisions
 from lingen.data.index_file import samples_digest
 from lingen.data.selection import select
 from lingen.data.shard_index import ShardIndex
-from lingen.io.manifest import digest, file_digest, require_manifest, to_plain
+from lingen.io.manifest import digest, file_digest, require_manifest
 from lingen.model.denoiser import DenoiserConfig
 from lingen.model.presets import PRESETS
 from lingen.model.pretrained import model_folder, read_about
 from lingen.tae.pretrained import load_tae
-from lingen.train.config import FitConfig
 from lingen.train.export import check_same_latents
-from lingen.train.hand_over import grown
+from lingen.train.hand_over import grown, position_scale
 from lingen.train.stage import batch_plan
 from pipelines.recipes import Recipe, TrainStage, find_stage
 from pipelines.training.config import TrainConfig
@@ -82,7 +81,7 @@ def prepare(config: TrainConfig) -> PreparedStage:
         content={
             "stage": stage.name,
             "preset": stage.preset,
-            "fit": _curve_of(config.fit),
+            "fit": config.fit.content(),
             "prompts": config.prompts,
         },
         inputs=inputs,
@@ -140,7 +139,7 @@ def stage_architecture(stage: TrainStage, shards: ShardIndex, init: Path | None)
                 f"--shards: their latents have {bucket.latent_shape[0]} channels, preset {stage.preset} takes "
                 f"{preset.latent_channels} (latent_channels); encode with a TAE of {preset.latent_channels} channels"
             )
-    sizes = preset.position_sizes
+    sizes, scale = preset.position_sizes, 1.0
     if init is not None:
         about = read_about(model_folder(init, "--init"))
         before = DenoiserConfig.from_dict(about["model"])
@@ -150,9 +149,9 @@ def stage_architecture(stage: TrainStage, shards: ShardIndex, init: Path | None)
                 "choose a checkpoint of the same preset and text encoders"
             )
         check_same_latents(about, shards, init)
-        sizes = before.position_sizes
+        sizes, scale = before.position_sizes, position_scale(about, shards)
     try:
-        return grown(dataclasses.replace(preset, position_sizes=sizes), shards)
+        return grown(dataclasses.replace(preset, position_sizes=sizes), shards, scale)
     except ValueError as error:
         raise ValueError(f"--shards: preset {stage.preset} does not fit them: {error}") from error
 
@@ -167,11 +166,3 @@ def tae_of_shards(shards: ShardIndex) -> Path:
     if load_tae(folder).digest != shards.format.tae_digest:
         raise ValueError(f"--shards: the TAE in {folder} is not the one that made these latents; encode again")
     return folder
-
-
-def _curve_of(fit_config: FitConfig) -> dict[str, Any]:
-    """The part of the configuration that decides the loss curve and the weights."""
-    bookkeeping = {"checkpoint_every", "keep_checkpoints", "keep_every", "log_every", "sample_every", "micro_batch"}
-    bookkeeping |= {"validate_every", "validation_samples", "guard", "hang_timeout", "compile"}
-    bookkeeping |= {"activation_checkpointing", "shard_group"}
-    return {name: value for name, value in to_plain(fit_config).items() if name not in bookkeeping}

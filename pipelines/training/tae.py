@@ -135,7 +135,7 @@ def _open_output(config: TrainTAEConfig) -> OutputFolder:
 
 def _content(config: TrainTAEConfig) -> dict[str, Any]:
     """The settings that decide the result, for the output's key."""
-    return {"pixels": to_plain(config.pixels), "fit": to_plain(config.fit)}
+    return {"pixels": config.pixels.content(), "fit": to_plain(config.fit)}
 
 
 def _task(config: TrainTAEConfig, segments: list[PixelSegment]) -> TAEWorkerTask:

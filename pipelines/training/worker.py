@@ -15,10 +15,10 @@ import torch.distributed as dist
 from lingen.data.buckets import Bucket
 from lingen.generate.sampler import sample
 from lingen.model.denoiser import Denoiser, DenoiserConfig
-from lingen.model.pretrained import export_model, model_folder
+from lingen.model.pretrained import model_folder
 from lingen.tae.frames import decoded_frames
 from lingen.tae.pretrained import load_tae
-from lingen.train.export import whole_weights
+from lingen.train.export import export_stage
 from lingen.train.observers.observer import Observer, Step
 from lingen.train.observers.preemption import StopFile
 from lingen.train.stage import Hooks, fit
@@ -77,9 +77,8 @@ def _train(task: WorkerTask, run: Run | None) -> bool:
         observers=[SampleRecord(record)] if config.record_samples else [],
     )
     if finished:
-        raw, averaged = whole_weights(model, ema)
+        export_stage(output / "model", model, ema, task.about, task.tae)
         if run is not None:
-            export_model(output / "model", raw, averaged, task.architecture, task.about, task.tae)
             run.artifact(output / "model" / "config.json", "model")
             run.model(task.run["experiment"], output / "model", alias=stage.name)
     return finished

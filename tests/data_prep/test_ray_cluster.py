@@ -80,6 +80,36 @@ def test_jobs_share_one_cluster_that_only_this_user_can_reach_and_that_ends(tmp_
     assert not found["left"]
 
 
+@pytest.mark.slow
+def test_a_process_that_waits_a_few_seconds_for_its_next_task_is_kept():
+    code = """
+import os, time
+import ray
+from data_prep.ray_cluster import connect
+connect()
+pid = ray.get(ray.remote(lambda: os.getpid()).remote())
+time.sleep(4)
+print(os.path.exists(f"/proc/{pid}"))
+"""
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("RAY_")}
+    environment |= {"PYTHONPATH": str(ROOT), "RAY_num_workers_soft_limit": "0"}  # as if there were more than CPUs
+    assert subprocess.check_output([sys.executable, "-c", code], env=environment, text=True).strip() == "True"
+
+
+@pytest.mark.slow
+def test_a_job_that_ends_does_not_sleep():
+    code = """
+import atexit, time
+naps, sleep = [], time.sleep
+atexit.register(lambda: print(0.5 in naps))  # comes last
+from data_prep.ray_cluster import connect
+connect()
+time.sleep = lambda s: (naps.append(s), sleep(s))
+"""
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("RAY_")} | {"PYTHONPATH": str(ROOT)}
+    assert subprocess.check_output([sys.executable, "-c", code], env=environment, text=True).strip() == "False"
+
+
 def test_a_folder_that_somebody_else_made_is_not_used(tmp_path, monkeypatch):
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     (tmp_path / "theirs").mkdir()

@@ -9,8 +9,10 @@ import types
 
 import pytest
 
-from jobs.pipeline import PipelineConfig, count_clips, main, next_steps
+from jobs.pipeline import PipelineConfig, count_clips, main, next_steps, settings_of
 from lingen.io.manifest import OutputFolder
+from pipelines.job_flags import JOBS
+from pipelines.plan.config import PlanConfig
 from pipelines.workflow import ROOT, StepFailed, Workflow
 
 
@@ -25,16 +27,83 @@ def test_plan_prints_a_command_per_step_and_makes_nothing(tmp_path, capsys):
     assert not (tmp_path / "out").exists()
 
 
+def test_plan_for_a_card_prints_the_report_before_it_refuses(tmp_path, monkeypatch, capsys):
+    def refuse(plans):
+        raise ValueError("t2v_512p_68s: its estimated peak is too high")
+
+    monkeypatch.setattr("jobs.pipeline.make_plan", lambda stages, config: [stage.name for stage in stages])
+    monkeypatch.setattr("jobs.pipeline.report", lambda plans, price: f"{plans[0]} at {price}")
+    monkeypatch.setattr("jobs.pipeline.refuse", refuse)
+    with pytest.raises(ValueError, match="estimated peak"):
+        main(PipelineConfig(action="plan", recipe="paper", plan=PlanConfig(gpu="h100", price=2.5)))
+    assert "t2i_256p at 2.5" in capsys.readouterr().out
+    with pytest.raises(ValueError, match="--recipe: papper is unknown"):
+        main(PipelineConfig(action="plan", recipe="papper", plan=PlanConfig(gpu="h100")))
+
+
 def test_status_has_a_row_per_step(tmp_path, capsys):
     main(PipelineConfig(action="status", output=tmp_path))
     lines = capsys.readouterr().out.splitlines()
-    assert lines[0].split() == ["step", "state", "output"]
+    assert lines[0].split() == ["step", "state", "progress", "output", "MLflow"]
     assert len(lines) == 2 + len(Workflow("demo", tmp_path, None, None).steps)
     assert all("missing" in line for line in lines[2:])
 
 
+def test_status_as_json_and_watched_until_all_is_done(tmp_path, monkeypatch, capsys):
+    main(PipelineConfig(action="status", output=tmp_path, json=True))
+    found = json.loads(capsys.readouterr().out)
+    assert {step["state"] for step in found["steps"]} == {"missing"}
+    states = iter(["started", "started", "done"])
+    names = [step.name for step in Workflow("demo", tmp_path).steps]
+    monkeypatch.setattr(Workflow, "states", lambda workflow: dict.fromkeys(names, next(states)))
+    monkeypatch.setattr("jobs.pipeline.WATCH_EVERY", 0)
+    main(PipelineConfig(action="status", output=tmp_path, json=True, watch=True))
+    lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [line["steps"][0]["state"] for line in lines] == ["started", "done"], "one line for every change"
+
+
+def test_explain_prints_one_sentence(tmp_path, capsys):
+    main(PipelineConfig(action="explain", step="encode_64p", output=tmp_path))
+    assert capsys.readouterr().out == "encode 64p has not run yet.\n"
+
+
+def test_rerun_forgets_the_step_and_runs(tmp_path, monkeypatch, capsys):
+    ran = []
+    monkeypatch.setattr(Workflow, "run", lambda workflow: ran.append(workflow.jobs) or [])
+    monkeypatch.setattr("jobs.pipeline.next_steps", lambda *_: "")
+    main(PipelineConfig(action="rerun", step="generate", output=tmp_path, jobs=1))
+    assert ran == [1]
+    assert capsys.readouterr().out.startswith("made again: generate\n")
+
+
+@pytest.mark.parametrize(
+    ("settings", "named"),
+    [
+        ({"action": "run", "step": "encode"}, "step: run is of all steps; leave out 'encode'"),
+        ({"action": "run", "jobs": 0}, "--jobs: need at least one at a time, got 0"),
+        ({"action": "plan", "json": True}, "--json: only the action status has it"),
+        ({"action": "run", "watch": True}, "--watch: only the action status has it"),
+    ],
+)
+def test_flags_that_an_action_does_not_have_are_refused(settings, named):
+    with pytest.raises(ValueError, match=named):
+        PipelineConfig(**settings)
+
+
+@pytest.mark.parametrize("job", JOBS)
+def test_every_job_has_settings_that_its_flags_are_checked_by(job):
+    assert settings_of(job) is not None
+
+
+def test_a_bad_flag_of_evaluation_is_refused_before_work(tmp_path):
+    with pytest.raises(ValueError, match=r"--evaluate\.prompts: must be at least 3"):
+        main(PipelineConfig(action="plan", output=tmp_path / "out", flags="--evaluate.prompts 1"))
+    with pytest.raises(ValueError, match=r"--demo-clips\.sceens"):
+        main(PipelineConfig(action="plan", output=tmp_path / "out", flags="--demo-clips.sceens 1"))
+
+
 def test_an_unknown_action_is_refused():
-    with pytest.raises(ValueError, match="action: 'walk' is unknown; use run, status or plan"):
+    with pytest.raises(ValueError, match="action: 'walk' is unknown; use run, status, plan, explain or rerun"):
         PipelineConfig(action="walk")
 
 
@@ -157,7 +226,7 @@ def test_clips_are_counted_where_that_takes_no_curation(tmp_path):
 
 def test_the_contact_sheet_is_the_last_thing_named(tmp_path):
     workflow, config = Workflow("demo", tmp_path), PipelineConfig(action="run", output=tmp_path)
-    (evaluated,) = (step.output for step in workflow.steps if step.job == "evaluate")
+    evaluated = workflow.steps[-1].output
     assert "sheet.png" not in next_steps(config, workflow)
     evaluated.mkdir()
     (evaluated / "sheet.png").touch()

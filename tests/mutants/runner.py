@@ -31,13 +31,20 @@ PYTEST = ["-x", "-q", "-m", "not slow", "-p", "no:cacheprovider", "-p", "no:xdis
 
 
 class FastestFirst:
-    """A pytest plugin: runs tests in the order of how long they took when it was last told, and measures them."""
+    """A pytest plugin: runs tests in the order of how long they took when it was last told, and measures them.
+
+    A test that then computes far longer, since a mutant has no end, ends the process.
+    """
 
     def __init__(self, seconds: dict[str, float]):
         self.seconds, self.measured = seconds, dict[str, float]()
 
     def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> None:
         items.sort(key=lambda item: self.seconds.get(item.nodeid, 0.0))
+
+    def pytest_runtest_logstart(self, nodeid: str) -> None:
+        if nodeid in self.seconds:
+            signal.setitimer(signal.ITIMER_PROF, 5 + 5 * self.seconds[nodeid])
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         self.measured[report.nodeid] = self.measured.get(report.nodeid, 0.0) + report.duration

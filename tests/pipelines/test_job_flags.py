@@ -22,12 +22,12 @@ def test_flags_of_jobs_are_gathered_from_anywhere_and_the_workflows_own_stay():
 
 @pytest.mark.parametrize("form", [lambda text: [f"--flags={text}"], lambda text: ["--flags", text]])
 def test_a_text_of_flags_is_taken_apart_like_a_shell_does(form):
-    text = """--generate.prompt 'a red ball' --quality "my list.csv" --encode.stages a b"""
+    text = """--generate.prompt 'a red ball' --quality "my list.csv" --encode.text a b"""
     *rest, flags = gather(["run", *form(text), "--clips", "x"])
     assert rest == ["run", "--quality", "my list.csv", "--clips", "x"]
     assert read_flags(flags.removeprefix("--flags=")) == {
         "generate": ("--prompt", "a red ball"),
-        "encode": ("--stages", "a", "b"),
+        "encode": ("--text", "a", "b"),
     }
 
 
@@ -46,6 +46,7 @@ def test_an_open_quote_and_a_missing_text_are_refused():
         ("--curate.input x", "--curate.input: the workflow sets it; .* run jobs/curate.py alone"),
         ("--train_tae.output=x", "--train-tae.output: the workflow sets it"),
         ("--curate.what_if", "--curate.what-if: the workflow sets it"),
+        ("--encode.stages a b", "--encode.stages: the workflow sets it"),
     ],
 )
 def test_what_is_no_flag_of_a_job_or_set_by_the_workflow_is_refused(text, named):

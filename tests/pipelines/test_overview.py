@@ -7,7 +7,7 @@ import pytest
 
 from lingen.io.manifest import OutputFolder
 from pipelines import tracking
-from pipelines.overview import changes, log_evaluation, log_step, log_tables, markdown, stage_rows
+from pipelines.overview import changes, log_scores, log_sheet, log_step, log_tables, markdown, stage_rows
 
 STAGES = ["t2i", "t2v"]
 EVALUATION = {
@@ -63,10 +63,11 @@ def test_the_run_has_tables_numbers_and_the_sheet(tmp_path, store, stages):
     (evaluated / "sheet.png").write_bytes(b"png")
     with tracking.tracked(tmp_path / "t", "exp", "workflow", uri=store) as run:
         log_step(run, "train TAE", 12.5)
-        log_tables(run, "Recipe demo.", [("train TAE", "12s")], stages, None)
+        log_tables(run, "Recipe demo.", [("train TAE", "12s")], stages, [])
         log_step(run, "train TAE", 13.5)
-        log_evaluation(run, evaluated, STAGES)
-        log_tables(run, "Recipe demo.", [("train TAE", "13s")], stages, evaluated)
+        log_scores(run, evaluated, STAGES)
+        log_sheet(run, evaluated)
+        log_tables(run, "Recipe demo.", [("train TAE", "13s")], stages, [evaluated])
     client = mlflow.MlflowClient(store)
     logged = client.get_run(run.run_id)
     note = logged.data.tags["mlflow.note.content"]

@@ -3,17 +3,31 @@
 import dataclasses
 import io
 import json
+import os
+import pickle
+import signal
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+import ray
+from ray import cloudpickle
 
 from data_prep.ray_cluster import shared_cluster
 from lingen.io.manifest import OutputFolder
 from lingen.io.progress import Progress
 from lingen.train.observers.preemption import Notice
 from pipelines import ray_train
-from pipelines.ray_train import DrainNotice, TrainWorkers, absolute_paths, metrics_file, run_workers
+from pipelines.cli import raised_by_us
+from pipelines.ray_train import (
+    ON_ONE_MACHINE,
+    DrainNotice,
+    Refused,
+    TrainWorkers,
+    absolute_paths,
+    metrics_file,
+    run_workers,
+)
 
 
 @pytest.mark.parametrize("bad", [{"count": 0}, {"threads": 0}, {"min": 3}, {"min": -1}])
@@ -72,6 +86,30 @@ def test_a_node_that_will_be_lost_asks_for_one_checkpoint(monkeypatch):
     assert [notice(), notice()] == [Notice.SAVE, Notice.NONE]
 
 
+def call(function, task):
+    return ray_train._call({"call": cloudpickle.dumps((function, task))})
+
+
+def test_only_what_the_user_must_correct_is_told_from_what_another_try_may_mend():
+    with pytest.raises(Refused, match=r"^--workers\.count: need at least one worker, got 0$"):
+        call(lambda count: TrainWorkers(count=count), 0)
+    with pytest.raises(json.JSONDecodeError):
+        call(json.loads, "half a fi")
+    assert call(json.loads, "3") == 3
+
+
+def test_ray_train_gives_up_at_once_for_that_alone():
+    from ray.train import FailureConfig, WorkerGroupError
+    from ray.train.v2._internal.execution.failure_handling import FailureDecision
+
+    policy = pickle.loads(cloudpickle.dumps(ray_train._failure_policy(FailureConfig(max_failures=2))))
+    lost = WorkerGroupError("", {0: RuntimeError("lost")})
+    refused = WorkerGroupError("", {0: RuntimeError("its peer is gone"), 1: Refused("--fit.batch_size")})
+    assert policy.make_decision(lost) == policy.make_decision(lost) == FailureDecision.RETRY
+    assert policy.make_decision(lost) == FailureDecision.RAISE
+    assert ray_train._failure_policy(FailureConfig(max_failures=2)).make_decision(refused) == FailureDecision.RAISE
+
+
 @dataclasses.dataclass(frozen=True)
 class Addition:
     numbers: list[int]
@@ -90,6 +128,36 @@ def test_every_worker_gets_the_task_and_the_first_ones_result_comes_back(tmp_pat
     folder = OutputFolder.open(tmp_path / "out", "train", {}, {})
     (folder.path / "stop").touch()
     progress = Progress("add", 1, stream=io.StringIO())
+    ctrl_c = signal.getsignal(signal.SIGINT)
     with shared_cluster():
         assert run_workers(add, Addition([3, 4]), TrainWorkers(count=2, cpus=0.5), folder, progress) == [0, 2, 15]
+        started = {actor["ActorClassName"] for actor in ray._private.state.actors().values()}
     assert not (folder.path / "stop").exists(), "an old request to stop is forgotten"
+    assert "RayTrainWorker" in started
+    assert not started & {"DatasetManager", "PlacementGroupCleaner", "PreemptionWatcher"}, "each is a process to start"
+    assert signal.getsignal(signal.SIGINT) is ctrl_c, "Ctrl-C is not Ray Train's any more"
+    assert not os.environ.keys() & ON_ONE_MACHINE.keys(), "another cluster's stages have Ray Train's own settings"
+
+
+@pytest.mark.slow
+def test_what_the_user_must_correct_ends_training_at_once(tmp_path):
+    """Restarts are for lost workers; a library's ValueError may be one's last sign."""
+
+    def train(task: Path) -> None:
+        import torch.distributed as dist
+
+        with open(task / "starts", "a") as starts:
+            starts.write("x")
+        if dist.get_rank() == 1:
+            TrainWorkers(count=0)
+        dist.barrier()  # of one rank alone: it is not waited for
+
+    folder = OutputFolder.open(tmp_path / "out", "train", {}, {})
+    progress = Progress("refuse", 1, stream=io.StringIO())
+    with (
+        shared_cluster(),
+        pytest.raises(ValueError, match=r"^--workers\.count: need at least one worker, got 0$") as error,
+    ):
+        run_workers(train, tmp_path, TrainWorkers(count=2, cpus=0.5), folder, progress)
+    assert raised_by_us(error.value), "the command line then prints this one line and exits with 2"
+    assert len((tmp_path / "starts").read_text()) == 2

@@ -1,3 +1,4 @@
+import dataclasses
 import re
 
 import numpy as np
@@ -74,11 +75,32 @@ def test_an_interrupted_run_decodes_what_is_missing_and_a_finished_one_nothing(c
     assert not {s.key for s in expected[0]} - {lost} & set(read)
 
 
+def test_a_limit_reads_some_of_the_clips_and_a_higher_one_these_too(clips, read, tmp_path):
+    found = []
+    for limit in (5, 10, 16):
+        read.clear()
+        write_pixels(
+            clips[::-1] if limit == 10 else clips, tmp_path / str(limit), dataclasses.replace(CONFIG, clips=limit)
+        )
+        found.append({key.rpartition("_w")[0] for key in read})
+        assert len(found[-1]) == limit
+    assert found[0] < found[1] < found[2] == {clip["clip_id"] for clip in clips}
+    sources = [clip["source"] for clip in clips if clip["clip_id"] in found[0]]
+    assert len(set(sources)) == 3, "two whole sources and a half"
+
+
+def test_a_folder_of_all_clips_has_the_key_that_it_had_before_there_was_a_limit():
+    assert "clips" not in CONFIG.content()
+    assert dataclasses.replace(CONFIG, clips=6).content() == CONFIG.content() | {"clips": 6}
+
+
 def test_settings_and_clips_that_give_nothing_are_refused(make_clip, tmp_path):
     with pytest.raises(ValueError, match=re.escape("--pixels.held-out: must be between 0 and 1, got 1.0")):
         PixelConfig(held_out=1.0)
     with pytest.raises(ValueError, match=re.escape("--pixels.frames: a video segment needs at least 2 frames")):
         PixelConfig(frames=1)
+    with pytest.raises(ValueError, match=re.escape("--pixels.clips: must not be negative, got -1")):
+        PixelConfig(clips=-1)
     message = "--curated: no clip yields a segment of 32 frames at 64p (1 shorter than 2 s); change --pixels.frames"
     with pytest.raises(ValueError, match=re.escape(message)):
         write_pixels([make_clip("a", 1.0)], tmp_path, CONFIG)

@@ -4,10 +4,12 @@ import threading
 from types import SimpleNamespace
 
 import pytest
+import ray
 
 from data_prep.encode import pool
 from data_prep.encode.pool import EncodeWorkers, Tally, collect, pool_size, run_shards, torch_threads
 from data_prep.media.errors import OurBug
+from data_prep.ray_cluster import connect
 from lingen.io.progress import Progress
 
 
@@ -80,3 +82,37 @@ def test_the_first_worker_that_says_stop_ends_the_wait_for_the_others():
         collect(results())
     assert waited == [0, 1, 2]
     assert collect([{"samples": 3, "stop": ""}]) == [{"samples": 3, "stop": ""}]
+
+
+class Echo:
+    """Returns its task."""
+
+    def __init__(self, settings, tally):
+        self.tally = tally
+
+    def __call__(self, task):
+        self.tally.add.remote(1)
+        return {"stop": "", "number": task["number"]}
+
+
+@pytest.mark.slow
+def test_workers_that_find_no_room_are_not_waited_for(monkeypatch):
+    """A training that has one of two CPUs: of three workers with one CPU each, one starts, and does all the work."""
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    connect()
+    if ray.cluster_resources()["CPU"] != 2:
+        pytest.skip("needs a cluster of two CPUs")
+
+    @ray.remote(num_cpus=1)
+    class Training:
+        def ready(self):
+            return True
+
+    training = Training.remote()
+    assert ray.get(training.ready.remote())
+    tasks = [{"number": n} for n in range(6)]
+    progress = Progress("numbers", len(tasks), stream=io.StringIO())
+    found = run_shards(Echo, None, tasks, EncodeWorkers(count=3, cpus=1), progress)
+    assert sorted(row["number"] for row in found) == list(range(6))
+    assert ray.get(training.ready.remote())
+    ray.kill(training)

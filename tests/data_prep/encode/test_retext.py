@@ -5,6 +5,7 @@ import torch
 
 from data_prep.encode import texts
 from data_prep.encode.error_table import ERROR_COLUMNS, ERRORS, read_errors
+from data_prep.encode.parts import DEATHS
 from data_prep.encode.retext import RetextConfig, retext, share
 from data_prep.encode.summary import EncodeSummary
 from lingen.data.shard_index import ShardIndex
@@ -104,6 +105,19 @@ def test_a_folder_without_a_summary_is_refused_before_any_work(encoded, without_
         retext(RetextConfig(shards=encoded, output=tmp_path / "out", text=("b=lingen-tiny,seed=7",)))
     assert without_ray == []
     assert not (tmp_path / "out").exists()
+
+
+def test_deaths_of_the_last_runs_workers_are_forgotten(encoded, without_ray, tmp_path, monkeypatch):
+    def killed(*args):
+        raise KeyboardInterrupt
+
+    config = RetextConfig(shards=encoded, output=tmp_path / "out", text=("b=lingen-tiny,seed=7",))
+    with monkeypatch.context() as first:
+        first.setattr("data_prep.encode.retext.write_text", killed)
+        with pytest.raises(KeyboardInterrupt):
+            retext(config)
+    write_json(tmp_path / "out/parts/text/b/image_64x64/000000.in_hand", {"000000.tar": DEATHS + 1})
+    assert retext(config).embedded == ["b"]
 
 
 def test_captions_that_cannot_be_embedded_are_counted(encoded, without_ray, tmp_path, monkeypatch):

@@ -3,7 +3,10 @@
 import contextlib
 import csv
 import struct
+import subprocess
+import sys
 import threading
+from pathlib import Path
 
 import numpy as np
 import psutil
@@ -16,6 +19,8 @@ from data_prep.encode.segment_frames import is_long, read_segments
 from data_prep.media.errors import MediaError
 from data_prep.media.fetch import content_hash
 from data_prep.media.probe import probe
+
+ROOT = Path(__file__).parents[3]
 
 
 @pytest.fixture
@@ -33,6 +38,11 @@ def test_segments_of_one_clip_are_read_together_as_far_as_memory_goes(six, monke
     monkeypatch.setattr(segment_frames, "GROUP_BYTES", 1)
     assert [len(group) for group in segment_frames._groups(six)] == [1] * 6
     assert is_long(six[0].bucket)
+
+
+def test_reading_processes_import_nothing_heavy():
+    code = "import sys, data_prep.encode.segment_frames; print({'torch', 'pyarrow', 'pandas'} & sys.modules.keys())"
+    assert subprocess.check_output([sys.executable, "-c", code], cwd=ROOT, text=True) == "set()\n"
 
 
 def test_a_process_that_dies_costs_only_the_segment_that_kills_it(six, monkeypatch):

@@ -1,11 +1,13 @@
+import os
 import shutil
+import signal
 
 import pytest
 import torch
 
 from data_prep.encode import texts
 from data_prep.encode.error_table import ERROR_COLUMNS
-from data_prep.encode.parts import is_done
+from data_prep.encode.parts import DEATHS, forget_deaths, is_done
 from data_prep.encode.pool import EncodeWorkers
 from data_prep.encode.texts import text_tree, write_text
 from data_prep.media.errors import OurBug
@@ -108,6 +110,54 @@ def test_many_captions_in_a_row_are_our_bug(encoded, without_ray, choosy, monkey
     write(encoded, "not in a row")
     choosy("caption 4", "caption 5", "caption 6")
     with pytest.raises(OurBug, match=r"3 different files in a row.*embedded as an empty caption: UnicodeEncodeError"):
+        write(encoded, "new")
+
+
+@pytest.fixture
+def worker(encoded, tally):
+    """worker() -> one that has just been started, for new text of `encoded`."""
+    settings = texts.TextSettings(
+        output=str(encoded), name="new", encoder=ENCODER, dtype="float32", device="cpu", threads=torch.get_num_threads()
+    )
+    return lambda: texts.TextWorker(settings, tally)
+
+
+@pytest.mark.parametrize("dies", ["loading", "embedding"])
+def test_a_shard_with_which_workers_die_is_given_up(encoded, worker, monkeypatch, dies):
+    """The process itself is not killed here: what is raised is caught by nobody, and leaves behind what a kill does."""
+    (task, other) = ({"bucket": BUCKETS[0], "shard": f"00000{i}.tar"} for i in range(2))
+
+    class Killed(BaseException):
+        pass
+
+    def die(*arguments):
+        raise Killed
+
+    with monkeypatch.context() as deadly:
+        if dies == "loading":
+            deadly.setattr(texts, "build_text_encoder", die)
+        else:
+            deadly.setattr(texts.TextWorker, "_embed", die)
+        for _ in range(DEATHS + 1):
+            with pytest.raises(Killed):
+                worker()(task)
+        said = worker()(task)["stop"]
+    assert said.startswith("text/new/image_64x64/000000.tar: the process that embeds its captions died 4 times")
+    assert "--workers.count" in said
+    assert worker()(other) == {"samples": 4, "stop": ""}, "the others are not to blame"
+    forget_deaths(encoded)
+    assert worker()(task) == {"samples": 4, "stop": ""}
+    assert not list((encoded / "parts").rglob("*.in_hand"))
+
+
+@pytest.mark.slow
+def test_ray_starts_a_worker_that_is_killed_again_but_not_for_ever(encoded, ray_cluster, monkeypatch):
+    class Deadly(texts.TextWorker):
+        def _embed(self, samples):
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    monkeypatch.setattr(texts, "TextWorker", Deadly)
+    with pytest.raises(OurBug, match=r"text/new/image_64x64/00000\d\.tar: .* died 4 times"):
         write(encoded, "new")
 
 

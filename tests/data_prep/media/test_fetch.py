@@ -7,6 +7,7 @@ from data_prep.curate.job import CurateConfig, curate
 from data_prep.media.errors import MediaError
 from data_prep.media.fetch import content_hash, file_of, is_remote, local_copy, local_path, stamp
 from data_prep.sources.manifest import SourceConfig, read_source
+from lingen.io.temporary import PREFIX
 
 
 @pytest.fixture(scope="module")
@@ -55,6 +56,18 @@ def test_pipes_folders_and_unreadable_files_are_refused(tmp_path):
         with pytest.raises(MediaError) as error, local_copy(str(path)):
             pass
         assert error.value.reason == reason
+
+
+def test_a_copy_that_a_killed_process_left_is_removed_with_the_next(tmp_path, monkeypatch):
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "temp"))
+    left = tmp_path / "temp" / f"{PREFIX}left.mp4"
+    left.parent.mkdir()
+    left.write_text("half a clip")
+    os.utime(left, (0, 0))
+    (tmp_path / "x.tar").write_bytes(b"x" * 2048)
+    with local_copy(f"{tmp_path}/x.tar#512+1000.mp4") as copy:
+        assert [str(p) for p in left.parent.iterdir()] == [copy]
+    assert list(left.parent.iterdir()) == []
 
 
 def test_content_names_a_clip_wherever_it_is(clips, tmp_path):

@@ -9,8 +9,8 @@ import pytest
 
 from lingen.data.index_checks import MOST_ROWS
 from lingen.data.index_file import INDEX, read_index
+from lingen.data.provenance import sample_key
 from lingen.data.shard_index import ShardIndex
-from lingen.data.shards import sample_key
 
 BUCKET = "video_48x80_17f"
 

@@ -92,7 +92,7 @@ def test_the_state_is_the_next_step(make_shards):
     assert next(iter(LatentLoader(index, plan, start_step=10**9))).step == 10**9
 
 
-@pytest.mark.parametrize(("budget", "in_flight"), [(0, 1), (2.5, 3), (1e6, MAX_AHEAD)])
+@pytest.mark.parametrize(("budget", "in_flight"), [(0, 1), (2, 2), (2.5, 3), (1e6, MAX_AHEAD)])
 def test_read_ahead_is_bounded_in_bytes(make_shards, monkeypatch, budget, in_flight):
     index = ShardIndex.open(make_shards({"image_64x64": 5}))
     batch_bytes = 2 * 16 * 8 * 8 * 4

@@ -5,6 +5,7 @@ import fsspec
 import pytest
 
 from lingen.io.byte_ranges import ByteRanges, Scratch
+from lingen.io.temporary import PREFIX, remove_leftovers
 
 
 @pytest.fixture
@@ -38,6 +39,22 @@ def test_a_damaged_cache_entry_is_fetched_again(remote, tmp_path):
     entry.write_bytes(b"x" * 64)
     assert files.read("a/0.tar", 0, 64, Scratch(), accept=lambda data: data == good) == good
     assert entry.read_bytes() == good
+
+
+@pytest.mark.parametrize("own", [True, False])
+def test_what_a_killed_process_left_is_removed_at_the_next_start(remote, tmp_path, monkeypatch, own):
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    files = ByteRanges.open("memory://bucket", None if own else tmp_path)
+    files.read("a/0.tar", 0, 64, Scratch())
+    (entry,) = (p for p in tmp_path.rglob("*") if p.is_file())
+    left = (tmp_path if own else entry.parent) / f"{PREFIX}left"
+    left.write_text("half a range")
+    os.utime(left, (0, 0))
+    remove_leftovers.cache_clear()
+    again = ByteRanges.open("memory://bucket", None if own else tmp_path)
+    assert not left.exists()
+    assert entry.exists(), "of a reader that is in use"
+    assert again._used == (0 if own else 64)
 
 
 def test_many_threads_share_few_descriptors(tmp_path, monkeypatch):

@@ -151,3 +151,14 @@ def test_damage_is_told_from_malice(folder, damage):
     path.write_bytes(damage(path.read_bytes()))
     with pytest.raises(pickle.UnpicklingError, match=r"step/\.metadata: \w+"):
         loaded(folder)
+
+
+@pytest.mark.parametrize("name", [METADATA, "__0_0.distcp"])
+@pytest.mark.parametrize("make", [os.mkfifo, os.mkdir, lambda path: os.symlink("/dev/zero", path)])
+def test_a_pipe_a_folder_or_a_device_is_damage_and_not_waited_for(folder, name, make):
+    (folder / name).unlink()
+    with pytest.raises(pickle.UnpicklingError, match=rf"step/\.metadata: OSError: {name} is missing"):
+        loaded(folder)
+    make(folder / name)
+    with pytest.raises(pickle.UnpicklingError, match=rf"step/\.metadata: OSError: {name} is not a file"):
+        loaded(folder)

@@ -30,7 +30,7 @@ OURS = {
         "tae/tae.json",
         "errors.parquet",
     ],
-    "evaluate": ["evaluation.json", "sheet.png", "tracking/run.json"],
+    "evaluate": ["evaluation.json", "answers.npz", "sheet.png", "tracking/run.json"],
     "train_tae": [
         "pixels/0c-0-3000_w0001.npy",
         "pixels/.0c-0-3000_w0001.npy",

@@ -132,8 +132,8 @@ def test_the_parts_that_are_no_mixer_by_hand(adaln, modulations):
 
 @pytest.mark.parametrize("shifted", [False, True])
 @pytest.mark.parametrize("grid", [(34, 24, 44), (1, 16, 16), (7, 5, 3)])
-def test_window_pairs_by_counting(grid, shifted):
-    window = (16, 4, 4)
+@pytest.mark.parametrize("window", [(16, 4, 4), (5, 3, 7)])
+def test_window_pairs_by_counting(grid, window, shifted):
     pairs = 1
     for n, w in zip(grid, window):
         ids = torch.div(torch.arange(n) + (w // 2 if shifted else 0), w, rounding_mode="floor")
@@ -171,6 +171,9 @@ def test_command_line(capsys):
     readable = capsys.readouterr().out
     assert "143,616" in readable
     assert "mixers only" in readable
+    with pytest.raises(SystemExit):
+        flops.main([])
+    assert "--stages" in capsys.readouterr().err
     with pytest.raises(SystemExit) as wrong:
         flops.main(["--stages", "--dit", "huge"])
     assert wrong.value.code == 2

@@ -19,3 +19,24 @@ def test_causal_conv_is_a_plain_conv1d(reverse):
 def test_an_impossible_head_dim_is_refused():
     with pytest.raises(ValueError, match="ssm_head_dim: 24 does not divide the inner width 64"):
         BidirectionalMamba2(64, head_dim=24)
+
+
+def test_recomputing_the_scan_keeps_far_less_and_changes_no_bit():
+    """At 143,616 tokens of the 4B model what is inside both scans is 28 GiB of the 80 that a step takes."""
+    u = torch.randn(1, 200, 32)
+
+    def run(recompute):
+        torch.manual_seed(0)
+        mamba = BidirectionalMamba2(32, state=16, head_dim=8, backend="torch")
+        mamba.recompute = recompute
+        kept = {}
+        with torch.autograd.graph.saved_tensors_hooks(
+            lambda z: kept.update({z.untyped_storage().data_ptr(): z.untyped_storage().nbytes()}) or z, lambda z: z
+        ):
+            y = mamba(u)
+        y.square().sum().backward()
+        return sum(kept.values()), [y.detach(), *(p.grad for p in mamba.parameters())]
+
+    (all_kept, expected), (kept, found) = run(False), run(True)
+    assert kept < all_kept / 3
+    assert all(torch.equal(a, b) for a, b in zip(found, expected))

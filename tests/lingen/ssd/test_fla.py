@@ -1,5 +1,9 @@
 """The fla backend: its mapping onto gated linear attention, and its kernels in Triton's CPU interpreter."""
 
+import sys
+import types
+from pathlib import Path
+
 import pytest
 import torch
 
@@ -24,6 +28,27 @@ def test_ssd_is_gated_linear_attention(scan_inputs, monkeypatch, reverse):
     expected_y, expected_final = ssd_reference(x, dt, A, B, C, initial, reverse)
     torch.testing.assert_close(y, expected_y, atol=1e-4, rtol=1e-4)
     torch.testing.assert_close(final, expected_final, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("version", "kernel"),
+    [
+        ("0.4", lambda q, k, v, g, scale, initial_state, output_final_state: None),
+        ("0.5", lambda q, k, v, g, scale, initial_state, output_final_state, **options: None),
+    ],
+)
+def test_versions_that_cannot_set_the_chunk_size_are_refused(monkeypatch, version, kernel):
+    """0.4 would fail in the first step of training; 0.5 would silently take chunks of its own."""
+    for name in ("fla", "fla.ops"):
+        monkeypatch.setitem(sys.modules, name, types.ModuleType(name))
+    package = types.ModuleType("fla.ops.simple_gla")
+    monkeypatch.setitem(sys.modules, package.__name__, package)
+    package.chunk_simple_gla = naive_gla
+    assert fla.load() is naive_gla
+    package.chunk_simple_gla = kernel
+    with pytest.raises(ImportError, match=r"0\.6 or newer is needed"):
+        fla.load()
+    assert 'fla-core>=0.6"' in (Path(__file__).parents[3] / "pyproject.toml").read_text()
 
 
 @pytest.mark.slow

@@ -1,6 +1,7 @@
-"""An opaque operator: PyTorch's own checks of it, its gradients, and one graph when compiled."""
+"""An opaque operator: PyTorch's own checks of it, its gradients, one graph when compiled, no forward too many."""
 
 import torch
+from torch.utils.checkpoint import checkpoint
 
 from lingen.ssd.opaque import opaque
 
@@ -8,10 +9,13 @@ from lingen.ssd.opaque import opaque
 class Kernel(torch.autograd.Function):
     """y = value * weight, final = chunk * initial; the product's gradients are written by hand, as a kernel's are."""
 
+    forwards = 0
+
     @staticmethod
     def forward(ctx, value, weight, initial, chunk):
         ctx.save_for_backward(value, weight)
         ctx.chunk = chunk
+        Kernel.forwards += 1
         return value * weight, chunk * initial
 
     @staticmethod
@@ -30,7 +34,7 @@ def loss(value, weight, initial):
 
 def test_pytorch_accepts_the_operator():
     tensors = [torch.randn(4, 5, requires_grad=True), torch.randn(4, 5, requires_grad=True), torch.randn(2)]
-    torch.library.opcheck(OPERATOR, (tensors, 3))
+    torch.library.opcheck(torch.ops.lingen.test_kernel.default, (tensors, 3))
 
 
 def test_gradients_are_the_kernels_in_eager_mode_and_compiled():
@@ -40,3 +44,11 @@ def test_gradients_are_the_kernels_in_eager_mode_and_compiled():
     for function in (loss, torch.compile(loss, backend="aot_eager", fullgraph=True)):
         for got, want in zip(torch.autograd.grad(function(*leaves), leaves), expected):
             torch.testing.assert_close(got, want)
+
+
+def test_eager_mode_runs_the_kernel_forward_once_and_once_more_to_recompute():
+    leaves = [torch.randn(4, 5, requires_grad=True) for _ in range(3)]
+    for function, forwards in ((loss, 1), (lambda *a: checkpoint(loss, *a, use_reentrant=False), 2)):
+        Kernel.forwards = 0
+        torch.autograd.grad(function(*leaves), leaves)
+        assert Kernel.forwards == forwards

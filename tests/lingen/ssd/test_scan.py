@@ -37,3 +37,23 @@ def test_an_input_too_long_for_32_bit_offsets_goes_through_in_parts(
     assert max(calls) <= 1000
     for name, value in outputs_and_gradients("torch", leaves, cotangents, reverse=reverse).items():
         torch.testing.assert_close(got[name], value, atol=1e-4, rtol=1e-4, msg=name)
+
+
+def test_a_backend_has_its_own_chunk_on_a_gpu(scan_inputs, monkeypatch):
+    """PyTorch's scan moves fewer bytes there in chunks of 128; on a CPU numbers stay what they were with 64."""
+    chunks = []
+
+    def scan(*arguments):
+        chunks.append(arguments[-1])
+        return BACKENDS["torch"].scan(*arguments)
+
+    monkeypatch.setitem(BACKENDS, "noted", dataclasses.replace(BACKENDS["torch"], name="noted", scan=scan))
+    x, dt, A, B, C, *_ = scan_inputs(20)[0].values()
+
+    class OnGpu(torch.Tensor):
+        is_cuda = True
+
+    ssd(x, dt, A, B, C, backend="noted")
+    ssd(x.detach().as_subclass(OnGpu), dt, A, B, C, backend="noted")
+    ssd(x, dt, A, B, C, backend="noted", chunk=32)
+    assert chunks == [64, 128, 32]

@@ -9,6 +9,39 @@ from collections.abc import Callable, Iterator
 import pytest
 import torch.distributed as dist
 
+LIVE_BYTES = """
+import weakref
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+class LiveBytes(TorchDispatchMode):
+    # Bytes of all CPU tensors that operators see inside the block: alive now, and the most at any moment.
+    def __init__(self):
+        super().__init__()
+        self.now = self.most = 0
+        self.known = {}
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        out = function(*args, **(kwargs or {}))
+        for tensor in tree_leaves((args, kwargs, out)):
+            tensor = getattr(tensor, "_local_tensor", tensor)  # of a DTensor
+            if type(tensor) in (torch.Tensor, torch.nn.Parameter) and tensor.device.type == "cpu":
+                self.add(tensor.untyped_storage())
+        return out
+
+    def add(self, storage):
+        key, size = storage._cdata, storage.nbytes()
+        if key not in self.known:
+            self.known[key] = weakref.ref(storage, lambda _: self.gone(key, size))
+            self.now += size
+            self.most = max(self.most, self.now)
+
+    def gone(self, key, size):
+        del self.known[key]
+        self.now -= size
+"""
+
 
 @pytest.fixture(scope="module")
 def process_group() -> Iterator[None]:
@@ -16,6 +49,12 @@ def process_group() -> Iterator[None]:
     dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
     yield
     dist.destroy_process_group()
+
+
+@pytest.fixture(scope="session")
+def live_bytes() -> str:
+    """The source of `LiveBytes`, a block that counts the bytes of tensors; for scripts of `run_ranks`."""
+    return LIVE_BYTES
 
 
 @pytest.fixture(scope="session")

@@ -1,6 +1,7 @@
 """Checkpoints that are damaged, of another number of workers, or cannot be written; what is kept, and what is said."""
 
 import logging
+import os
 import threading
 
 import pytest
@@ -103,6 +104,25 @@ def test_a_damaged_checkpoint_is_set_aside_and_the_one_before_is_loaded(start, t
     assert start().load_newest() is None
 
 
+@pytest.mark.parametrize(
+    ("name", "left"),
+    [
+        (".metadata", "damaged_step_00000002"),
+        ("__0_0.distcp", "damaged_step_00000002"),
+        ("meta.json", "step_00000002"),  # without it a folder is no checkpoint
+    ],
+)
+def test_a_pipe_among_its_files_is_damage_and_not_waited_for(start, tmp_path, name, left):
+    save(start(), 1, 2)
+    (tmp_path / "step_00000002" / name).unlink()
+    os.mkfifo(tmp_path / "step_00000002" / name)
+    again = start()
+    assert loaded(again) == (1, 1.0)
+    assert sorted(p.name for p in tmp_path.iterdir()) == sorted([left, "step_00000001"])
+    save(again, 2)
+    assert loaded(start()) == (2, 2.0)
+
+
 def test_the_same_step_again_replaces_the_first(start):
     saver = start()
     save(saver, 1)
@@ -150,6 +170,15 @@ def test_a_save_is_busy_until_it_is_written_and_holds_up_no_exit(start, monkeypa
     go.set()
     assert saver._saving.result(60) == saver.folder / "step_00000001"
     assert (saver.busy, saver.failed) == (False, False)
+
+
+def test_a_save_cut_off_by_a_kill_that_cannot_be_removed_stops_nothing(start, tmp_path, monkeypatch):
+    def held(*args, **options):
+        raise OSError("busy")
+
+    (tmp_path / ".step_00000007.part").mkdir()
+    monkeypatch.setattr(os, "rmdir", held)
+    assert start().load_newest() is None
 
 
 class Usage:

@@ -4,11 +4,20 @@ import dataclasses
 
 import pytest
 import torch
+from safetensors.torch import save
 
 from lingen.data.shard_index import ShardIndex
+from lingen.model.denoiser import Denoiser, DenoiserConfig
 from lingen.text.encoders import TextEncoderConfig
+from lingen.train.config import FitConfig
 from lingen.train.ema import EMA
-from lingen.train.export import check_same_latents, describe, whole_weights
+from lingen.train.export import check_same_latents, describe, export_stage
+from lingen.train.ranks import whole
+from lingen.train.sharding import shard
+
+TINY = DenoiserConfig(
+    width=32, depth=1, heads=2, mamba2_state=8, ssm_head_dim=16, text_dims=(8,), position_sizes=(2, 4, 4)
+)
 
 
 @pytest.fixture
@@ -41,11 +50,38 @@ def test_a_model_of_other_latents_or_texts_is_refused(index, changes, named):
         check_same_latents(about, index, "before")
 
 
-def test_raw_and_averaged_weights_are_told_apart():
-    model = torch.nn.Linear(2, 1)
+@pytest.fixture
+def stage(process_group):
+    """(model, ema) of a stage whose averages differ from its weights."""
+    torch.manual_seed(0)
+    model = Denoiser(TINY)
     ema = EMA(model, 0.9)
-    torch.nn.init.constant_(model.weight, 5.0)
-    raw, averaged = whole_weights(model, ema)
-    assert raw.keys() == averaged.keys() == {"weight", "bias"}
-    assert raw["weight"].eq(5).all()
-    assert not averaged["weight"].eq(5).any()
+    for average in ema.weights.values():
+        average.add_(1.0)
+    shard(model, FitConfig())
+    return model, ema
+
+
+def test_an_export_is_what_safetensors_itself_would_write(stage, tmp_path):
+    model, ema = stage
+    raw = {name: whole(p.detach()).contiguous() for name, p in model.named_parameters()}
+    averaged = {name: tensor.contiguous() for name, tensor in ema.weights.items()}
+    (tmp_path / "tae").mkdir()
+    export_stage(tmp_path / "model", model, ema, {}, tmp_path / "tae")
+    for name, weights in (("raw", raw), ("ema", averaged)):
+        assert (tmp_path / "model" / f"{name}.safetensors").read_bytes() == save(weights)
+
+
+def test_a_full_disk_keeps_no_rank_waiting(stage, tmp_path, monkeypatch):
+    """The others gather every tensor with rank 0; so must it, though it has nowhere to write them."""
+    model, ema = stage
+    gathered = []
+    monkeypatch.setattr("lingen.train.export.whole", lambda tensor: gathered.append(tensor) or whole(tensor))
+
+    def full(*arguments):
+        raise OSError("no space left on device")
+
+    monkeypatch.setattr("lingen.model.pretrained.write_atomic", full)
+    with pytest.raises(OSError, match="no space left"):
+        export_stage(tmp_path / "model", model, ema, {}, tmp_path)
+    assert len(gathered) == 2 * len(ema.weights)
