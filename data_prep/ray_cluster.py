@@ -119,7 +119,8 @@ def own_handler(number: signal.Signals) -> Iterator[None]:
     try:
         yield
     finally:
-        if callable(handler) and threading.current_thread() is threading.main_thread():
+        ours = callable(handler) or handler is signal.SIG_IGN
+        if ours and threading.current_thread() is threading.main_thread():
             signal.signal(number, handler)
 
 

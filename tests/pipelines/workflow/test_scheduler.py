@@ -114,7 +114,15 @@ def test_sigterm_lets_every_running_job_save_and_ends_with_75(tmp_path):
     assert sorted(steps.lines()) == ["begin a", "begin b", "save a", "save b"]
 
 
-def test_ctrl_c_waits_until_every_job_has_saved(tmp_path):
+@pytest.fixture
+def ctrl_c():
+    """Ctrl-C as in a terminal: a shell starts background commands without it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+def test_ctrl_c_waits_until_every_job_has_saved(tmp_path, ctrl_c):
     """A terminal sends it to all; here only the workflow gets it, and the jobs end by themselves."""
     steps = Steps(tmp_path, until={"a": "go", "b": "go"})
 
