@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import functools
 import statistics
 from collections.abc import Sequence
 from pathlib import Path
 
 from claims_page import METRICS, Rows, page, rows_of
+
+
+def _names(rows: Rows) -> list[str]:
+    """The rows' names, each once, in order."""
+    return list(dict.fromkeys(row["name"] for row in rows))
 
 
 def _curves(axis, rows: Rows, names: Sequence[str], x: str, y: str = "val") -> None:
@@ -27,7 +33,7 @@ def _curves(axis, rows: Rows, names: Sequence[str], x: str, y: str = "val") -> N
 
 def _dots(axis, rows: Rows, metric: str) -> None:
     """Every run as a dot, by name."""
-    names = list(dict.fromkeys(row["name"] for row in rows))
+    names = _names(rows)
     for i, name in enumerate(names):
         values = [METRICS[metric].read(row, rows) for row in rows if row["name"] == name]
         axis.plot(values, [i] * len(values), "o", alpha=0.6, markersize=5, color=f"C{i % 10}")
@@ -39,7 +45,7 @@ def _dots(axis, rows: Rows, metric: str) -> None:
 
 def _draw_architecture(rows: Rows, plt):
     figure, axes = plt.subplots(1, 3, figsize=(12, 3.6))
-    names = list(dict.fromkeys(row["name"] for row in rows))
+    names = _names(rows)
     _curves(axes[0], rows, [n for n in names if "equal time" not in n], "step")
     axes[0].legend(fontsize=7)
     _curves(axes[1], rows, names, "cpu_s")
@@ -55,21 +61,21 @@ def _draw_adaptation(rows: Rows, plt):
     figure, axes = plt.subplots(1, 2, figsize=(9, 3.6))
     for axis, to in zip(axes, ("larger", "longer")):
         of = [r | {"step": [0, *r["step"]], "val": [r["start"]["val"], *r["val"]]} for r in rows if to in r["name"]]
-        _curves(axis, of, list(dict.fromkeys(row["name"] for row in of)), "step")
+        _curves(axis, of, _names(of), "step")
         axis.legend(fontsize=8)
     return figure
 
 
-def _draw_sizes(rows: Rows, plt):
+def _draw_curves(rows: Rows, plt, fontsize: int = 8):
     figure, axis = plt.subplots(figsize=(4.6, 3.6))
-    _curves(axis, rows, list(dict.fromkeys(row["name"] for row in rows)), "step")
-    axis.legend(fontsize=8)
+    _curves(axis, rows, _names(rows), "step")
+    axis.legend(fontsize=fontsize)
     return figure
 
 
 def _draw_latency(rows: Rows, plt):
     figure, axis = plt.subplots(figsize=(4.6, 3.6))
-    for name in dict.fromkeys(row["name"] for row in rows):
+    for name in _names(rows):
         runs = [row for row in rows if row["name"] == name]
         middle = [statistics.median(of) for of in zip(*(row["seconds"] for row in runs))]
         axis.plot([count / 1e6 for count in runs[0]["parameters"]], middle, "o-", label=name)
@@ -88,18 +94,11 @@ def _draw_images(rows: Rows, plt):
     return figure
 
 
-def _draw_clips(rows: Rows, plt):
-    figure, axis = plt.subplots(figsize=(4.6, 3.6))
-    _curves(axis, rows, list(dict.fromkeys(row["name"] for row in rows)), "step")
-    axis.legend(fontsize=7)
-    return figure
-
-
 FIGURES = {
     "architecture": _draw_architecture,
-    "clips": _draw_clips,
+    "clips": functools.partial(_draw_curves, fontsize=7),
     "adaptation": _draw_adaptation,
-    "sizes": _draw_sizes,
+    "sizes": _draw_curves,
     "latency": _draw_latency,
     "images": _draw_images,
 }

@@ -21,7 +21,7 @@ from pipelines.overview import SHEET, STAGE_COLUMNS, stage_rows
 from pipelines.plan.config import PlanConfig
 from pipelines.plan.report import make_plan, refuse, report
 from pipelines.plan.stages import planned_stages
-from pipelines.recipes import RECIPES
+from pipelines.recipes import find_recipe
 from pipelines.tracking import store_beside
 from pipelines.workflow import StepFailed, Workflow
 from pipelines.workflow.status import LOCAL_SERVER, StepStatus, as_json, statuses
@@ -128,9 +128,7 @@ def show_plan(config: PipelineConfig) -> None:
     Raises:
         ValueError: a stage does not fit on them.
     """
-    if config.recipe not in RECIPES:
-        raise ValueError(f"--recipe: {config.recipe} is unknown; the recipes are {', '.join(RECIPES)}")
-    stages = planned_stages(RECIPES[config.recipe], config.plan.shards, config.plan.curated)
+    stages = planned_stages(find_recipe(config.recipe), config.plan.shards, config.plan.curated)
     plans = make_plan(stages, config.plan)
     print(f"\n{report(plans, config.plan.price)}", flush=True)
     refuse(plans)

@@ -149,8 +149,7 @@ DEMO = Recipe(
     # The TAE starts from the principal components of the clips; more steps than one would cost time and gain 0.1 dB.
     tae=(
         *("--pixels.resolution", "64", "--pixels.frames", "16", "--pixels.clips", "256", "--fit.preset", "tae_tiny"),
-        *("--fit.steps", "1"),
-        *("--fit.batch-size", "2", "--fit.crop", "64", "--fit.frames", "16", "--fit.warmup", "0"),
+        *("--fit.steps", "1", "--fit.batch-size", "2", "--fit.crop", "64", "--fit.frames", "16", "--fit.warmup", "0"),
     ),
     encode=("--text", "lingen-tiny", "--serve-shorter", "--max-windows-per-clip", "1"),
     stages=tuple(_stage(stage, "tiny", _DEMO_FITS.get(stage.name, _DEMO_VIDEO)) for stage in DEMO_STAGES),
@@ -158,6 +157,17 @@ DEMO = Recipe(
 )
 
 RECIPES = {recipe.name: recipe for recipe in (DEMO, PAPER)}
+
+
+def find_recipe(name: str) -> Recipe:
+    """The recipe of that name.
+
+    Raises:
+        ValueError: there is none; the message lists all names.
+    """
+    if name not in RECIPES:
+        raise ValueError(f"--recipe: {name} is unknown; the recipes are {', '.join(RECIPES)}")
+    return RECIPES[name]
 
 
 def find_stage(name: str) -> tuple[Recipe, TrainStage]:

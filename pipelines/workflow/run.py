@@ -16,7 +16,7 @@ from lingen.io.redact import printable, redact
 from lingen.text.open_clip import RANDOM_WEIGHTS_SAID
 from pipelines.job_flags import JobFlags, as_typed, with_flags
 from pipelines.overview import log_scores, log_sheet, log_step, log_tables
-from pipelines.recipes import RECIPES
+from pipelines.recipes import find_recipe
 from pipelines.tracking import Run, catch_up, git_state, store_beside, tracked
 from pipelines.workflow.keys import RERUN, VERSIONS, KeyMaker, differences, read_keys
 from pipelines.workflow.relay import Relay
@@ -62,8 +62,7 @@ class Workflow:
         flags: JobFlags | None = None,
         jobs: int = 2,
     ):
-        if recipe not in RECIPES:
-            raise ValueError(f"--recipe: {recipe} is unknown; the recipes are {', '.join(RECIPES)}")
+        found = find_recipe(recipe)
         if clips is not None and "://" not in clips and not Path(clips).exists():
             raise ValueError(f"--clips: {clips} does not exist; give a folder of clips or a manifest")
         if quality is not None and not Path(quality).is_file():
@@ -71,7 +70,7 @@ class Workflow:
         if output.exists() and not output.is_dir():
             raise ValueError(f"--output: {output} is a file; give a folder")
         self.recipe, self.output, self.clips, self.jobs = recipe, output, clips, jobs
-        self.steps = steps_of(RECIPES[recipe], output, clips, quality)
+        self.steps = steps_of(found, output, clips, quality)
         if flags:
             self.steps = [dataclasses.replace(s, flags=with_flags(s.flags, flags.get(s.job, ()))) for s in self.steps]
         self._keys = KeyMaker(output, self.steps, clips, quality)
